@@ -262,6 +262,9 @@ class Plugins:
 @functools.cache
 def plugins() -> Plugins:
     """The plugins of this process, discovered at the first call."""
+    from holdfast import memory
+
     found = Plugins()
+    found.register(memory, "memory")
     found.discover()
     return found

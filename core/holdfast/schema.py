@@ -97,7 +97,7 @@ TRIALS = Collection(
         *_fields("boolean", "pending", public=False),
         *_fields("number", "beat", public=False),
         *_fields("string", "clock write", public=False),
-        *_fields("json", "types", public=False),
+        *_fields("json", "param_types result_types", public=False),
     ),
     indexes=(
         ("experiment", "pending", "sequence"),
@@ -138,7 +138,7 @@ RESOURCES = Collection(
         *_fields("integer", "token"),
         *_fields("number", "lease"),
         *_fields("time", "heartbeat"),
-        *_fields("number", "until", public=False),
+        *_fields("number", "beat", public=False),
         *_fields("string", "clock write", public=False),
     ),
     unique=(("name",),),

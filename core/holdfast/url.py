@@ -12,6 +12,7 @@ from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
@@ -30,6 +31,7 @@ class StorageURL:
         path: decoded, all that follows the host, with its leading slash.
         query: options of the backend.
         raw: the URL as it was given; never part of a repr.
+        base: the folder that a relative path is relative to; None for the working directory.
     """
 
     scheme: str
@@ -39,6 +41,7 @@ class StorageURL:
     path: str = ""
     query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     raw: str = attrs.field(default="", repr=False, eq=False)
+    base: Path | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> StorageURL:

@@ -1,0 +1,435 @@
+"""The algorithm lock: one worker at a time has the state of the algorithm that proposes trials.
+
+Safety rests on compare-and-set alone: every step that matters is one change of the lock's document that happens only if
+holder and fencing token are still the caller's. Clocks decide only when a holder counts as dead. The scheme is that of
+fencing tokens (M. Kleppmann, "How to do distributed locking", 2016).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Literal, cast
+
+from holdfast import codec
+from holdfast.driver import Document, Increment
+from holdfast.errors import (
+    AlgorithmLockNotFound,
+    DuplicateAlgorithmLock,
+    LockAcquisitionTimeout,
+    LockLost,
+    Unavailable,
+)
+from holdfast.events import AlgorithmLockAcquired, AlgorithmLockLost, AlgorithmLockReleased
+from holdfast.filters import Comparison, Order, equal
+from holdfast.leases import elapsed
+from holdfast.records import AlgorithmState, check_number, utcnow
+from holdfast.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
+from holdfast.waist import write_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from holdfast.codec import Plain
+    from holdfast.driver import Changes
+    from holdfast.events import AlgorithmLockEvent
+    from holdfast.keeper import Duty, Keeper
+    from holdfast.leases import Leases
+    from holdfast.waist import Waist
+
+MARGIN = 0.05
+"""The share of the ttl by which a contender waits longer, and a holder gives up earlier."""
+
+INLINE = 16 * 1024
+"""Characters of state kept in the lock's own document; contenders read it each time they look."""
+
+CHUNK = 512 * 1024
+"""Characters of each chunk of a larger state."""
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.002, 0.05
+"""Seconds between two looks of a contender, without its own ``retry_interval``."""
+
+COURTESY = 0.5
+"""Seconds for which a free lock is left to the contender that is next in line."""
+
+_FREE: Mapping[str, Plain] = {"holder": None, "clock": None, "beat": None, "heartbeat": None, "acquired": None}
+
+
+def process_name() -> str:
+    """Who we are, for people to read: the host's name and the process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class AlgorithmLocks:
+    """The algorithm locks of one storage."""
+
+    def __init__(
+        self, waist: Waist, leases: Leases, keeper: Keeper, ttl: float, tell: Callable[[AlgorithmLockEvent], None]
+    ) -> None:
+        self.waist = waist
+        self.leases = leases
+        self.keeper = keeper
+        self.ttl = ttl
+        self.tell = tell
+        self.held: dict[str, LockedAlgorithmState] = {}
+
+    def create(self, experiment: str, configuration: object) -> None:
+        """Create the lock, free and without a state.
+
+        Raises:
+            DuplicateAlgorithmLock: there is one.
+        """
+        body: dict[str, Plain] = {
+            "configuration": codec.dumps(codec.encode(configuration)),
+            "state": None,
+            "chunks": 0,
+            "chunk_token": 0,
+            "token": 0,
+            "committed_token": 0,
+            "ttl": None,
+            "successor": None,
+            "write": write_id(),
+            **_FREE,
+        }
+        if self.waist.insert(ALGORITHM_LOCKS, [Document(experiment, body)]):
+            raise DuplicateAlgorithmLock(f"experiment {experiment!r} has an algorithm lock already")
+
+    def find(self, experiment: str) -> Document:
+        """The document of a lock.
+
+        Raises:
+            AlgorithmLockNotFound: the experiment has none.
+        """
+        found = self.waist.get(ALGORITHM_LOCKS, experiment)
+        if found is None:
+            raise AlgorithmLockNotFound(
+                f"experiment {experiment!r} has no algorithm lock; acquire_algorithm_lock creates one"
+            )
+        return found
+
+    def read_state(self, document: Document) -> tuple[Document, str | None]:
+        """The lock and the text of its state, which belong together; None before the first state."""
+        while True:
+            body = document.body
+            chunks = cast("int", body.get("chunks") or 0)
+            if not chunks:
+                return document, cast("str | None", body.get("state"))
+            wanted = equal(experiment=document.id, token=body["chunk_token"])
+            found = self.waist.find(ALGORITHM_STATE_CHUNKS, wanted, [Order("position")])
+            if len(found) == chunks:
+                return document, "".join(cast("str", one.body["data"]) for one in found)
+            document = self.find(document.id)
+
+    def info(self, experiment: str) -> AlgorithmState:
+        """The lock and the state as a record."""
+        document, text = self.read_state(self.find(experiment))
+        body = document.body
+        held = body.get("holder") is not None
+        acquired, heartbeat = body.get("acquired"), body.get("heartbeat")
+        return AlgorithmState(
+            experiment=experiment,
+            configuration=codec.decode(codec.loads(cast("str", body["configuration"]))),
+            state=None if text is None else codec.decode(codec.loads(text)),
+            locked=held,
+            holder=cast("str | None", body.get("holder")),
+            token=cast("int", body["token"]),
+            ttl=cast("float | None", body.get("ttl")) if held else None,
+            age=self.leases.age(document) if held else None,
+            acquired=codec.decode_time(cast("str", acquired)) if acquired else None,
+            heartbeat=codec.decode_time(cast("str", heartbeat)) if heartbeat else None,
+        )
+
+    def is_dead(self, document: Document) -> bool:
+        """Whether the holder has shown no sign of life for its ttl, and the margin."""
+        ttl = cast("float | None", document.body.get("ttl"))
+        return self.leases.age(document) >= (self.ttl if ttl is None else ttl) * (1 + MARGIN)
+
+    def renewed(self) -> dict[str, Plain]:
+        """The fields of a sign of life."""
+        return {"heartbeat": codec.encode_time(utcnow()), **self.leases.stamp()}
+
+    def change(self, document: Document, changes: Changes) -> bool:
+        """Change a lock's document if it is still as it was read."""
+        return self.waist.patch_one(ALGORITHM_LOCKS, document.id, equal(revision=document.revision), changes)
+
+    def break_lock(self, experiment: str) -> bool:
+        """Free the lock, whoever holds it; its holder can neither save nor release any more. Whether it was held."""
+        document = self.find(experiment)
+        held = document.body.get("holder") is not None
+        free: dict[str, Plain | Increment] = {**_FREE, "successor": None, "token": Increment()}
+        self.waist.patch_one(ALGORITHM_LOCKS, experiment, (), free)
+        return held
+
+    def delete(self, experiment: str) -> bool:
+        """Delete the lock and the state; whether there was one."""
+        gone = self.waist.delete(ALGORITHM_LOCKS, equal(id=experiment)) > 0
+        self.waist.delete(ALGORITHM_STATE_CHUNKS, equal(experiment=experiment))
+        return gone
+
+
+class LockedAlgorithmState:
+    """The state of the algorithm, held by the caller.
+
+    Attributes:
+        configuration: of the algorithm, as it was stored.
+        token: the fencing token; grows with each acquisition of this lock.
+    """
+
+    def __init__(self, locks: AlgorithmLocks, experiment: str, holder: str, token: int, text: str | None) -> None:
+        self.configuration: object = None
+        self.token = token
+        self._locks = locks
+        self._experiment = experiment
+        self._holder = holder
+        self._original = text
+        self._pending: str | None = None
+        self._state: object = None
+        self._held = True
+        self._lost = False
+        self._renewed_at = elapsed()
+        self._duty: Duty | None = None
+        self.reset()
+
+    @property
+    def state(self) -> object:
+        """The state as it was stored, or as `set_state` changed it; None before the first one."""
+        return self._state
+
+    @property
+    def locked(self) -> bool:
+        """Whether the lock is still held, as far as the holder can know."""
+        return self._held and not self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock was taken over, or could not be renewed for its ttl (less the margin)."""
+        if self._held and elapsed() - self._renewed_at > self._locks.ttl * (1 - MARGIN):
+            self._lost = True
+        return self._lost
+
+    def set_state(self, state: object) -> None:
+        """Save this state when the block is left. It is encoded now: what is changed in place later does not count.
+
+        Raises:
+            EncodingError: it cannot be stored. (The lock is released when the block is left.)
+        """
+        self._pending = codec.dumps(codec.encode(state))
+        self._state = state
+
+    def reset(self) -> None:
+        """Forget what `set_state` was given, and changes in place: the state is as it was stored."""
+        self._pending = None
+        self._state = None if self._original is None else codec.decode(codec.loads(self._original))
+
+    def start_renewing(self) -> None:
+        """Renew in the background, three times in each ttl."""
+        self._duty = self._locks.keeper.add(self._renew, self._locks.ttl / 3)
+
+    def _mine(self) -> tuple[Comparison, ...]:
+        return equal(holder=self._holder, token=self.token)
+
+    def _renew(self) -> bool:
+        if self.lost or not self._held:
+            return False
+        sent = elapsed()
+        try:
+            renewed = self._locks.waist.patch_one(
+                ALGORITHM_LOCKS, self._experiment, self._mine(), self._locks.renewed()
+            )
+        except Unavailable:
+            return not self.lost
+        if not renewed:
+            self._lost = True
+            return False
+        self._renewed_at = sent
+        return True
+
+    def release(self, new_state: object = None, *, save: bool = False) -> None:
+        """Save the state, if there is a new one, and release the lock, in one step.
+
+        Raises:
+            LockLost: the lock is no longer the caller's. The stored state is untouched.
+        """
+        if save:
+            self.set_state(new_state)
+        if not self._held:
+            raise LockLost(f"the algorithm lock of experiment {self._experiment!r} was released before")
+        if self._duty is not None:
+            self._duty.cancel()
+        lost = self.lost
+        self._held = False
+        if self._locks.held.get(self._experiment) is self:
+            del self._locks.held[self._experiment]
+        text = None if lost else self._pending
+        released = self._commit(text)
+        if lost or not released:
+            self._lost = True
+            self._locks.tell(
+                AlgorithmLockLost(experiment=self._experiment, holder=self._holder, token=self.token)
+            )
+            raise LockLost(
+                f"the algorithm lock of experiment {self._experiment!r} was lost by {self._holder} (token {self.token}): "
+                f"it was not renewed within {self._locks.ttl:g} s, or was broken. The stored state is untouched; "
+                "acquire the lock again and start from what is stored, or choose a longer lock_ttl"
+            )
+        self._locks.tell(AlgorithmLockReleased(experiment=self._experiment, holder=self._holder, token=self.token))
+
+    def _commit(self, text: str | None) -> bool:
+        waist = self._locks.waist
+        changes: dict[str, Plain] = {**_FREE, "committed_token": self.token}
+        if text is not None:
+            changes |= self._write_state(text)
+        if not waist.patch_one(ALGORITHM_LOCKS, self._experiment, self._mine(), changes):
+            if text is not None and changes["chunks"]:
+                waist.delete(ALGORITHM_STATE_CHUNKS, equal(experiment=self._experiment, token=self.token))
+            return False
+        if text is not None:
+            older = Comparison("token", "<", self.token)
+            waist.delete(ALGORITHM_STATE_CHUNKS, (*equal(experiment=self._experiment), older))
+        return True
+
+    def _write_state(self, text: str) -> dict[str, Plain]:
+        """Write the chunks of a large state; the fields that point to it, or hold a small one."""
+        if len(text) <= INLINE:
+            return {"state": text, "chunks": 0, "chunk_token": 0}
+        parts = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
+        for position, part in enumerate(parts):
+            body: dict[str, Plain] = {
+                "experiment": self._experiment,
+                "token": self.token,
+                "position": position,
+                "data": part,
+            }
+            identifier = f"{self._experiment}/{self.token}/{position}"
+            self._locks.waist.insert(ALGORITHM_STATE_CHUNKS, [Document(identifier, body)])
+        return {"state": None, "chunks": len(parts), "chunk_token": self.token}
+
+
+class Acquisition:
+    """The context manager that `Storage.acquire_algorithm_lock` gives; the lock is taken when the block is entered."""
+
+    def __init__(
+        self,
+        locks: AlgorithmLocks,
+        experiment: str,
+        configuration: Callable[[], object],
+        timeout: float,
+        retry_interval: float | None,
+    ) -> None:
+        self._locks = locks
+        self._experiment = experiment
+        self._configuration = configuration
+        self._timeout = check_number("timeout", timeout, above=-1)
+        self._longest = LONGEST_WAIT if retry_interval is None else check_number("retry_interval", retry_interval, above=0)
+        self._handle: LockedAlgorithmState | None = None
+
+    def __enter__(self) -> LockedAlgorithmState:
+        self._handle = self._acquire()
+        return self._handle
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        handle = self._handle
+        if handle is None or not handle._held:
+            return False
+        if error is None:
+            handle.release()
+            return False
+        handle.reset()
+        try:
+            handle.release()
+        except Exception as failure:  # the user's own exception matters more
+            error.add_note(f"holdfast: while the algorithm lock was released: {failure}")
+        return False
+
+    def _find(self) -> Document:
+        try:
+            return self._locks.find(self._experiment)
+        except AlgorithmLockNotFound:
+            configuration = self._configuration()
+        try:
+            self._locks.create(self._experiment, configuration)
+        except DuplicateAlgorithmLock:
+            pass  # another worker was faster
+        return self._locks.find(self._experiment)
+
+    def _acquire(self) -> LockedAlgorithmState:
+        locks = self._locks
+        holder = f"{process_name()}:{secrets.token_hex(4)}"
+        deadline = time.monotonic() + self._timeout
+        wait = min(SHORTEST_WAIT, self._longest)
+        while True:
+            document = self._find()
+            sent = elapsed()
+            if self._may_take(document, holder):
+                token = cast("int", document.body["token"]) + 1
+                changes: dict[str, Plain] = {
+                    "holder": holder,
+                    "token": token,
+                    "ttl": locks.ttl,
+                    "acquired": codec.encode_time(utcnow()),
+                    "successor": None,
+                    **locks.renewed(),
+                }
+                if locks.change(document, changes):
+                    return self._enter(document, holder, token, sent)
+                continue
+            if time.monotonic() >= deadline:
+                self._leave_queue(document, holder)
+                raise LockAcquisitionTimeout(self._refusal(document))
+            if self._may_queue(document, holder):
+                locks.change(document, {"successor": holder})
+            first = document.body.get("successor") == holder
+            longest = SHORTEST_WAIT * 2 if first else self._longest
+            time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - time.monotonic()) + SHORTEST_WAIT))  # noqa: S311
+            wait = min(wait * 2, longest)
+
+    def _enter(self, document: Document, holder: str, token: int, sent: float) -> LockedAlgorithmState:
+        locks = self._locks
+        try:
+            _, text = locks.read_state(document)
+            handle = LockedAlgorithmState(locks, self._experiment, holder, token, text)
+            handle.configuration = codec.decode(codec.loads(cast("str", document.body["configuration"])))
+        except BaseException:
+            locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, equal(holder=holder, token=token), _FREE)
+            raise
+        handle._renewed_at = sent
+        locks.held[self._experiment] = handle
+        handle.start_renewing()
+        locks.tell(AlgorithmLockAcquired(experiment=self._experiment, holder=holder, token=token))
+        return handle
+
+    def _may_take(self, document: Document, holder: str) -> bool:
+        if document.body.get("holder") is not None:
+            return self._locks.is_dead(document)
+        successor = document.body.get("successor")
+        return successor in (None, holder) or self._has_waited(document)
+
+    def _may_queue(self, document: Document, holder: str) -> bool:
+        successor = document.body.get("successor")
+        return successor is None or (successor != holder and self._has_waited(document))
+
+    def _has_waited(self, document: Document) -> bool:
+        """Whether the one next in line had its chance: nothing has changed for `COURTESY`, as far as we have seen."""
+        sign = (document.body.get("token"), document.body.get("holder"), document.body.get("successor"))
+        return self._locks.leases.watch(f"successor of {document.id}", sign) >= COURTESY
+
+    def _leave_queue(self, document: Document, holder: str) -> None:
+        if document.body.get("successor") == holder:
+            self._locks.waist.patch_one(
+                ALGORITHM_LOCKS, self._experiment, equal(successor=holder), {"successor": None}
+            )
+
+    def _refusal(self, document: Document) -> str:
+        body = document.body
+        held_by = body.get("holder") or f"nobody, but {body.get('successor')} is next"
+        return (
+            f"the algorithm lock of experiment {self._experiment!r} was not free within {self._timeout:g} s: held by "
+            f"{held_by} (last renewed {self._locks.leases.age(document):.1f} s ago, its lease is {body.get('ttl')} s). "
+            f"Wait longer (timeout=…), or if that holder is gone for good: holdfast unlock"
+        )

@@ -1,0 +1,613 @@
+"""The records that users see: frozen, validated, with times in aware UTC."""
+
+from __future__ import annotations
+
+import abc
+import datetime
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeAlias, cast
+
+import attrs
+
+from holdfast import codec
+from holdfast.errors import InvalidArgument, InvalidType
+from holdfast.space import ParamType
+from holdfast.statuses import ExperimentStatus, TrialStatus, experiment_status, trial_status
+
+if TYPE_CHECKING:
+    from holdfast.codec import Plain
+
+ResultType: TypeAlias = Literal["objective", "constraint", "gradient", "statistic"]
+
+DEFAULT_HEARTBEAT_TIMEOUT = 120.0
+"""Seconds after which a reserved trial without a heartbeat counts as lost."""
+
+_LIMIT = 255
+
+
+def utcnow() -> datetime.datetime:
+    """The wall clock of this machine, for people to read; nothing is decided by it."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _owner(instance: object, attribute: attrs.Attribute[object]) -> str:
+    return f"{type(instance).__name__}.{attribute.name}"
+
+
+def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: bool = False) -> str:
+    """A text that every database keeps: no NUL, no lone surrogate, not too long.
+
+    Raises:
+        InvalidType: not a str.
+        InvalidArgument: empty, longer than ``limit`` characters, or with a character that cannot be stored.
+    """
+    if not isinstance(value, str):
+        raise InvalidType(f"{label} must be a str, not {type(value).__name__}: {value!r:.80}")
+    if not value and not empty:
+        raise InvalidArgument(f"{label} must not be empty")
+    if limit is not None and len(value) > limit:
+        raise InvalidArgument(f"{label} is {len(value)} characters long, and {limit} is the most: {value[:40]!r}…")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArgument(f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {value!r:.80}")
+    return value
+
+
+def check_number(label: str, value: object, *, above: float | None = None) -> float:
+    """A finite number (not a bool), greater than ``above`` where that is given.
+
+    Raises:
+        InvalidType: not a number.
+        InvalidArgument: not finite, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {value!r:.80}")
+    if not math.isfinite(value) or (above is not None and value <= above):
+        bound = "finite" if above is None else f"finite and greater than {above:g}"
+        raise InvalidArgument(f"{label} must be {bound}, not {value!r}")
+    return float(value)
+
+
+def check_integer(label: str, value: object, *, least: int = -(2**63)) -> int:
+    """A 64-bit integer (not a bool), at least ``least``.
+
+    Raises:
+        InvalidType: not an int.
+        InvalidArgument: too small or too large.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"{label} must be an int, not {type(value).__name__}: {value!r:.80}")
+    if not least <= value < 2**63:
+        raise InvalidArgument(f"{label} must be between {least} and 2**63 - 1, not {value!r:.80}")
+    return int(value)
+
+
+_Check: TypeAlias = Callable[[object, "attrs.Attribute[object]", object], None]
+
+
+def _text(limit: int | None = _LIMIT, *, empty: bool = False) -> _Check:
+    def check(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+        check_text(_owner(instance, attribute), value, limit=limit, empty=empty)
+
+    return check
+
+
+def _integer(least: int) -> _Check:
+    def check(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+        check_integer(_owner(instance, attribute), value, least=least)
+
+    return check
+
+
+def _positive(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    check_number(_owner(instance, attribute), value, above=0)
+
+
+def _time(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    if not isinstance(value, datetime.datetime):
+        raise InvalidType(f"{_owner(instance, attribute)} must be a datetime, not {type(value).__name__}: {value!r:.80}")
+    if value.utcoffset() is None:
+        raise InvalidArgument(f"{_owner(instance, attribute)} needs a time zone: {value!r}; use datetime.now(datetime.UTC)")
+
+
+def _names(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    label = _owner(instance, attribute)
+    if not isinstance(value, Mapping):
+        raise InvalidType(f"{label} must be a dict, not {type(value).__name__}: {value!r:.80}")
+    for name in value:
+        check_text(f"a name in {label}", name)
+
+
+def _list(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    if not isinstance(value, list):
+        raise InvalidType(f"{_owner(instance, attribute)} must be a list, not {type(value).__name__}: {value!r:.80}")
+
+
+def _optional(check: _Check) -> _Check:
+    return attrs.validators.optional(check)
+
+
+def _utc(value: datetime.datetime | None) -> datetime.datetime | None:
+    aware = isinstance(value, datetime.datetime) and value.utcoffset() is not None
+    return value.astimezone(datetime.UTC) if aware and value is not None else value
+
+
+def _to_float(value: object) -> object:
+    return float(value) if type(value) is int and abs(value) < 2**53 else value
+
+
+def _plain_scalar(value: object) -> object:
+    """The Python number, text or bool of a numpy scalar; params and results are for people and queries."""
+    if type(value).__module__.partition(".")[0] == "numpy" and callable(getattr(value, "item", None)):
+        if getattr(value, "ndim", 0) == 0:
+            return value.item()  # type: ignore[attr-defined]  # numpy is not needed to be installed
+    return value
+
+
+@attrs.frozen(kw_only=True)
+class Param:
+    """The value of one dimension of the search space."""
+
+    name: str
+    type: ParamType
+    value: object
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """One figure that a trial has come to."""
+
+    name: str
+    type: ResultType
+    value: object
+
+
+class _NamedValues(Mapping[str, object]):
+    """An immutable, ordered mapping from names to values, each of which has a type."""
+
+    __slots__ = ("_types", "_values")
+    _TYPES: ClassVar[tuple[str, ...]]
+    _values: dict[str, object]
+    _types: dict[str, str]
+
+    def __init__(self, given: object = (), types: Mapping[str, str] | None = None) -> None:
+        self._values = {}
+        self._types = {}
+        known = dict(types or {})
+        if isinstance(given, _NamedValues):
+            known = {**given._types, **known}
+        for name, value in self._pairs(given, known):
+            if name in self._values:
+                raise InvalidArgument(f"{self._label} {name!r} is given twice")
+            check_text(f"the name of a {self._label}", name)
+            value = _plain_scalar(value)
+            kind = known.get(name) or self.infer(name, value)
+            if kind not in self._TYPES:
+                raise InvalidArgument(f"{self._label} {name!r} must have a type of {', '.join(self._TYPES)}, not {kind!r}")
+            self._values[name] = self._coerce(name, value, kind)
+            self._types[name] = kind
+
+    def _pairs(self, given: object, known: dict[str, str]) -> Iterator[tuple[str, object]]:
+        if isinstance(given, Mapping):
+            yield from given.items()
+            return
+        if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+            raise InvalidType(f"{self._label}s must be a dict from names to values, not {type(given).__name__}: {given!r:.80}")
+        for one in given:
+            if isinstance(one, Mapping):
+                if not {"name", "value"} <= set(one) <= {"name", "type", "value"}:
+                    raise InvalidArgument(f"a {self._label} given as a dict has a name, a type and a value: {one!r:.80}")
+                name, kind, value = one["name"], one.get("type"), one["value"]
+            elif isinstance(one, (Param, Result)):
+                name, kind, value = one.name, one.type, one.value
+            else:
+                raise InvalidType(f"a {self._label} must be a dict or a record, not {type(one).__name__}: {one!r:.80}")
+            if kind is not None:
+                known[name] = kind
+            yield name, value
+
+    @property
+    def _label(self) -> str:
+        return type(self).__name__.lower().removesuffix("s")
+
+    @staticmethod
+    @abc.abstractmethod
+    def infer(name: str, value: object) -> str:
+        """The type of a value for which none is given."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def _coerce(name: str, value: object, kind: str) -> object:
+        """The value as its type has it."""
+
+    @classmethod
+    def restore(cls, values: dict[str, object], types: dict[str, str]) -> Self:
+        """What was stored, without checks."""
+        restored = cls.__new__(cls)
+        restored._values = values
+        restored._types = types
+        return restored
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each value, by name."""
+        return dict(self._types)
+
+    def __getitem__(self, name: str) -> object:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values!r})"
+
+
+class Params(_NamedValues):
+    """The point of the search space that a trial evaluates: ``trial.params["lr"]``, ``train(**trial.params)``.
+
+    Where the space does not tell, a float is real, an int is an integer, and all else is categorical. A value of a
+    real dimension is a float and a whole value of an integer dimension an int, however they are written; numpy scalars
+    become Python's.
+    """
+
+    __slots__ = ()
+    _TYPES = ("real", "integer", "categorical", "fidelity")
+
+    @property
+    def records(self) -> tuple[Param, ...]:
+        """Each param as a record with name, type and value."""
+        return tuple(
+            Param(name=name, type=cast("ParamType", self._types[name]), value=value) for name, value in self._values.items()
+        )
+
+    @staticmethod
+    def infer(name: str, value: object) -> str:
+        if type(value) is float:
+            return "real"
+        return "integer" if type(value) is int else "categorical"
+
+    @staticmethod
+    def _coerce(name: str, value: object, kind: str) -> object:
+        if kind == "real":
+            return _to_float(value)
+        if kind == "integer" and type(value) is float and value.is_integer():
+            return int(value)
+        return value
+
+
+class Results(_NamedValues):
+    """What a trial has come to: ``trial.results["objective"]``.
+
+    The value named ``objective`` is the objective unless a type says otherwise; any other is a statistic. At most one
+    is of type ``objective``, and it is a number.
+    """
+
+    __slots__ = ()
+    _TYPES = ("objective", "constraint", "gradient", "statistic")
+
+    def __init__(self, given: object = (), types: Mapping[str, str] | None = None) -> None:
+        super().__init__(given, types)
+        objectives = [name for name, kind in self._types.items() if kind == "objective"]
+        if len(objectives) > 1:
+            raise InvalidArgument(f"a trial has one objective, but {', '.join(objectives)} are all of that type")
+
+    @property
+    def records(self) -> tuple[Result, ...]:
+        """Each result as a record with name, type and value."""
+        return tuple(
+            Result(name=name, type=cast("ResultType", self._types[name]), value=value)
+            for name, value in self._values.items()
+        )
+
+    @property
+    def objective(self) -> float | None:
+        """The value of type ``objective``, or None."""
+        for name, kind in self._types.items():
+            if kind == "objective":
+                return cast("float", self._values[name])
+        return None
+
+    @staticmethod
+    def infer(name: str, value: object) -> str:
+        return "objective" if name == "objective" else "statistic"
+
+    @staticmethod
+    def _coerce(name: str, value: object, kind: str) -> object:
+        if kind == "objective":
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InvalidType(f"the objective {name!r} must be a number, not {type(value).__name__}: {value!r:.80}")
+            try:
+                return float(value)
+            except OverflowError:
+                raise InvalidArgument(f"the objective {name!r} is too large for a float: {value!r:.80}") from None
+        return value
+
+
+def _canonical(value: object) -> Plain:
+    """The form in which params are compared: equal numbers are equal, whatever their type."""
+    value = _plain_scalar(value)
+    if type(value) is float and value.is_integer():
+        return codec.encode(int(value))
+    if isinstance(value, (list, tuple)):
+        return [_canonical(one) for one in value]
+    if type(value) is dict:
+        return {"~dict": [[codec.encode(key), _canonical(one)] for key, one in sorted(value.items(), key=repr)]}
+    return codec.encode(value)
+
+
+def derive_trial_id(params: object) -> str:
+    """The id of a trial with these params: 32 hexadecimal digits, from SHA-256 over their canonical JSON.
+
+    The order of the params does not matter, and equal numbers are the same (1, 1.0 and numpy's); True is not 1.
+
+    Raises:
+        EncodingError: a value that cannot be stored.
+    """
+    given = params if isinstance(params, Params) else Params(params)
+    canonical = [[name, _canonical(given[name])] for name in sorted(given)]
+    return hashlib.sha256(codec.dumps(cast("Plain", canonical)).encode()).hexdigest()[:32]
+
+
+def new_id() -> str:
+    """A fresh random id of 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+@attrs.frozen(kw_only=True)
+class Experiment:
+    """A search: what is varied, how it is proposed, and where it stands.
+
+    Attributes:
+        id: chosen by Holdfast unless given.
+        name: unique together with the version.
+        version: 1, 2, … of the same name.
+        user: whose it is.
+        status: see `ExperimentStatus`.
+        space: the search space, see `holdfast.space`.
+        algorithm: the configuration of the proposing algorithm.
+        metadata: anything else that can be stored.
+        max_trials: how many completed trials are wanted; None for no bound. For tuners to read; nothing stops by itself.
+        max_broken: after how many broken trials to give up; None for no bound. For tuners to read.
+        heartbeat_timeout: seconds without a heartbeat after which a reserved trial counts as lost.
+        working_directory: where its files are.
+        parent: the id of the experiment that it continues.
+        error: the first error logged.
+        created, started, ended: times.
+    """
+
+    id: str = attrs.field(factory=new_id, validator=_text(128))
+    name: str = attrs.field(validator=_text())
+    version: int = attrs.field(default=1, validator=_integer(0))
+    user: str | None = attrs.field(default=None, validator=_optional(_text()))
+    status: ExperimentStatus = attrs.field(default=ExperimentStatus.CREATED, converter=experiment_status)
+    space: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    algorithm: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    max_trials: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
+    max_broken: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
+    heartbeat_timeout: float = attrs.field(
+        default=DEFAULT_HEARTBEAT_TIMEOUT, converter=_to_float, validator=_positive
+    )
+    working_directory: str | None = attrs.field(default=None, validator=_optional(_text(None)))
+    parent: str | None = attrs.field(default=None, validator=_optional(_text()))
+    error: str | None = attrs.field(default=None, validator=_optional(_text(None, empty=True)))
+    created: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
+    started: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    ended: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@attrs.frozen(kw_only=True)
+class Trial:
+    """One point of the search space, and what became of it.
+
+    Attributes:
+        id: derived from the params unless given; unique in its experiment.
+        experiment: the id of its experiment; None before it is registered.
+        params: the point, see `Params`. A dict of values is taken as well.
+        status: see `TrialStatus`.
+        results: what it came to, see `Results`.
+        submit_time: when it was registered.
+        start_time: when it was last reserved.
+        end_time: when it was completed, broken or pruned.
+        heartbeat: the last sign of life of its worker, for people to read.
+        worker: who holds it, or held it last.
+        parent: the id of the trial that it continues.
+        working_directory: where its files are.
+        resource: what it runs on.
+        error: why it was broken or interrupted.
+        token: the fencing token: how often it has been reserved. Who holds an older one cannot write to it.
+    """
+
+    params: Params = attrs.field(factory=Params, converter=lambda given: given if type(given) is Params else Params(given))
+    id: str = attrs.field(
+        default=attrs.Factory(lambda self: derive_trial_id(self.params), takes_self=True), validator=_text(128)
+    )
+    experiment: str | None = attrs.field(default=None, validator=_optional(_text(128)))
+    status: TrialStatus = attrs.field(default=TrialStatus.NEW, converter=trial_status)
+    results: Results = attrs.field(
+        factory=Results, converter=lambda given: given if type(given) is Results else Results(given or ())
+    )
+    submit_time: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
+    start_time: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    end_time: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    heartbeat: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    worker: str | None = attrs.field(default=None, validator=_optional(_text()))
+    parent: str | None = attrs.field(default=None, validator=_optional(_text()))
+    working_directory: str | None = attrs.field(default=None, validator=_optional(_text(None)))
+    resource: str | None = attrs.field(default=None, validator=_optional(_text()))
+    error: str | None = attrs.field(default=None, validator=_optional(_text(None, empty=True)))
+    token: int = attrs.field(default=0, validator=_integer(0))
+
+    @property
+    def objective(self) -> float | None:
+        """The value that is optimized, or None where there is none yet."""
+        return self.results.objective
+
+    def __hash__(self) -> int:
+        return hash((self.experiment, self.id))
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One execution of a trial; each reservation that is run adds one.
+
+    Attributes:
+        id: derived from the trial and the number.
+        experiment, trial: the ids.
+        number: the fencing token of the reservation: 1 for the first execution.
+        worker, resource: who ran it, and on what.
+        outcome: the status that the trial came to, or ``lost``; None while it runs.
+        error: why it ended badly.
+        started, ended: times.
+    """
+
+    id: str = attrs.field(validator=_text(None))
+    experiment: str = attrs.field(validator=_text(128))
+    trial: str = attrs.field(validator=_text(128))
+    number: int = attrs.field(validator=_integer(0))
+    worker: str | None = attrs.field(default=None, validator=_optional(_text()))
+    resource: str | None = attrs.field(default=None, validator=_optional(_text()))
+    outcome: str | None = attrs.field(default=None, validator=_optional(_text()))
+    error: str | None = attrs.field(default=None, validator=_optional(_text(None, empty=True)))
+    started: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
+    ended: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+
+
+@attrs.frozen(kw_only=True)
+class Measurement:
+    """An intermediate result.
+
+    Attributes:
+        name: of the figure, ``loss`` say.
+        step: its place in the series.
+        value: any float, NaN and infinities included.
+        trial, experiment: the ids; filled in when it is added.
+        time: when it was taken.
+        attempt: the number of the execution that reported it.
+        id: chosen by Holdfast.
+    """
+
+    name: str = attrs.field(validator=_text())
+    value: float = attrs.field()
+    step: int = attrs.field(default=0, validator=_integer(-(2**63)))
+    trial: str | None = attrs.field(default=None, validator=_optional(_text(128)))
+    experiment: str | None = attrs.field(default=None, validator=_optional(_text(128)))
+    time: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
+    attempt: int = attrs.field(default=0, validator=_integer(0))
+    id: str = attrs.field(factory=new_id, validator=_text(128))
+
+    @value.validator
+    def _check_value(self, attribute: attrs.Attribute[float], value: object) -> None:
+        if type(value) is not float:
+            raise InvalidType(
+                f"Measurement.value must be a float, not {type(value).__name__}: {value!r:.80} (of {self.name!r})"
+            )
+
+
+def measured(value: object) -> float:
+    """A number of any kind as the float of a measurement.
+
+    Raises:
+        InvalidType: not a number.
+        InvalidArgument: an int too large for a float.
+    """
+    value = _plain_scalar(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidType(f"a measured value must be a number, not {type(value).__name__}: {value!r:.80}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidArgument(f"a measured value is too large for a float: {value!r:.80}") from None
+
+
+@attrs.frozen(kw_only=True)
+class Resource:
+    """Something that one holder at a time uses: a GPU, a licence, a slot.
+
+    Attributes:
+        id: chosen by Holdfast unless given.
+        name: unique.
+        kind: by which it is asked for.
+        labels: anything that can be stored.
+        holder: who has it; None when it is free.
+        lease: seconds that it stays taken without being renewed; None when it is free.
+        heartbeat: when it was taken or last renewed, for people to read.
+        token: the fencing token: how often it has been taken.
+    """
+
+    id: str = attrs.field(factory=new_id, validator=_text(128))
+    name: str = attrs.field(validator=_text())
+    kind: str = attrs.field(default="resource", validator=_text())
+    labels: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    holder: str | None = attrs.field(default=None, validator=_optional(_text()))
+    lease: float | None = attrs.field(default=None, validator=_optional(_positive), converter=_to_float)
+    heartbeat: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    token: int = attrs.field(default=0, validator=_integer(0))
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@attrs.frozen(kw_only=True)
+class Benchmark:
+    """A comparison of algorithms.
+
+    Attributes:
+        id: chosen by Holdfast unless given.
+        name: unique.
+        algorithms: what is compared.
+        targets: on what, and how it is judged.
+        metadata: anything else that can be stored.
+        created: when.
+    """
+
+    id: str = attrs.field(factory=new_id, validator=_text(128))
+    name: str = attrs.field(validator=_text())
+    algorithms: list[object] = attrs.field(factory=list, validator=_list)
+    targets: list[object] = attrs.field(factory=list, validator=_list)
+    metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    created: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@attrs.frozen(kw_only=True)
+class AlgorithmState:
+    """The state of the proposing algorithm as stored, and who holds its lock.
+
+    Attributes:
+        experiment: the id of its experiment.
+        configuration: of the algorithm.
+        state: as it was last saved; None before the first time.
+        locked: whether somebody holds the lock.
+        holder: who does.
+        token: the fencing token: how often the lock was acquired.
+        ttl: seconds without a renewal after which the holder counts as dead.
+        age: seconds since the last renewal, as far as can be told.
+        acquired: when it was acquired, for people to read.
+        heartbeat: when it was last renewed, for people to read.
+    """
+
+    experiment: str
+    configuration: object = None
+    state: object = attrs.field(default=None, repr=False)
+    locked: bool = False
+    holder: str | None = None
+    token: int = 0
+    ttl: float | None = None
+    age: float | None = None
+    acquired: datetime.datetime | None = None
+    heartbeat: datetime.datetime | None = None

@@ -1,0 +1,187 @@
+"""The driver as the core uses it: what is transient is repeated, and what is unknown is resolved.
+
+Every mutation carries an id of its own (the field ``write``, or the document's id), so that after a lost reply the core
+can read back whether it happened. Rules of retrying are here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from holdfast.driver import Capability
+from holdfast.errors import OutcomeUnknown, Unavailable
+from holdfast.filters import Comparison, equal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.driver import Changes, Document, Driver, Refusal
+    from holdfast.filters import Filter, Order
+    from holdfast.schema import Collection
+
+T = TypeVar("T")
+
+IN_LIMIT = 500
+"""How many values one ``in`` comparison is given at the most; longer lists are asked for in parts."""
+
+
+def write_id() -> str:
+    """A fresh id for one mutation."""
+    return secrets.token_hex(8)
+
+
+class Waist:
+    """A driver, made resilient.
+
+    Args:
+        driver: what is wrapped.
+        retry_timeout: seconds during which a transient error is repeated, with jittered exponential backoff.
+    """
+
+    def __init__(self, driver: Driver, *, retry_timeout: float) -> None:
+        self.driver = driver
+        self.retry_timeout = retry_timeout
+        self.transactional = Capability.TRANSACTIONS in driver.capabilities
+        self._inside = threading.local()
+
+    def _call(self, operation: Callable[[], T], on: tuple[type[BaseException], ...] = (Unavailable,)) -> T:
+        """Repeat what failed with a transient error; inside a transaction, the whole transaction is repeated instead."""
+        try:
+            return operation()
+        except on:
+            if getattr(self._inside, "depth", 0):
+                raise
+            return self._again(operation, on)
+
+    def _again(self, operation: Callable[[], T], on: tuple[type[BaseException], ...]) -> T:
+        import tenacity
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(on),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=1),
+            stop=tenacity.stop_after_delay(self.retry_timeout),
+            reraise=True,
+        )
+        return retrying(operation)
+
+    def together(self, steps: Callable[[], T]) -> T:
+        """Run steps as one transaction where the driver has them, and one after the other where it has not.
+
+        The steps may run more than once, so each must be safe to repeat: the ids that they write are fixed outside.
+        """
+        if not self.transactional or getattr(self._inside, "depth", 0):
+            return steps()
+
+        def run() -> T:
+            self._inside.depth = 1
+            try:
+                with self.driver.transaction():
+                    return steps()
+            finally:
+                self._inside.depth = 0
+
+        return self._call(run, (Unavailable, OutcomeUnknown))
+
+    def get(self, collection: Collection, identifier: str) -> Document | None:
+        """See `Driver.get`."""
+        return self._call(lambda: self.driver.get(collection, identifier))
+
+    def find(
+        self, collection: Collection, where: Filter = (), order: Sequence[Order] = (), limit: int | None = None
+    ) -> list[Document]:
+        """See `Driver.find`."""
+        return self._call(lambda: self.driver.find(collection, where, order, limit))
+
+    def count(self, collection: Collection, where: Filter = ()) -> int:
+        """See `Driver.count`."""
+        return self._call(lambda: self.driver.count(collection, where))
+
+    def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
+        """See `Driver.insert`; a document that an earlier try of this call inserted is not refused."""
+        try:
+            return self._call(lambda: self.driver.insert(collection, documents))
+        except OutcomeUnknown:
+            if getattr(self._inside, "depth", 0):
+                raise
+        refused = self._again(lambda: self.driver.insert(collection, documents), (Unavailable, OutcomeUnknown))
+        return [one for one in refused if not self._is_ours(collection, documents[one.position])]
+
+    def _is_ours(self, collection: Collection, document: Document) -> bool:
+        """Whether what is stored under this id is what we tried to insert, and not somebody else's of the same id."""
+        stored = self.get(collection, document.id)
+        return stored is not None and all(
+            stored.body.get(name) == document.body.get(name) for name in ("sequence", "configuration")
+        )
+
+    def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
+        """See `Driver.patch`; after a lost reply, those that the first try changed are counted by their ``write``."""
+        write = write_id()
+        changes = {**changes, "write": write}
+        try:
+            return self._call(lambda: self.driver.patch(collection, where, changes))
+        except OutcomeUnknown:
+            if getattr(self._inside, "depth", 0):
+                raise
+        done = self.count(collection, equal(write=write))
+        again = {**changes, "write": write_id()}
+        rest = (*where, Comparison("write", "!=", write))
+        return done + self._again(lambda: self.driver.patch(collection, rest, again), (Unavailable,))
+
+    def patch_one(self, collection: Collection, identifier: str, where: Filter, changes: Changes) -> bool:
+        """Change the document of this id if it matches; whether it did.
+
+        Raises:
+            OutcomeUnknown: the reply was lost and others have changed the document since.
+        """
+        write = write_id()
+        changes = {**changes, "write": write}
+        wanted = (Comparison("id", "=", identifier), *where)
+        try:
+            return self._call(lambda: self.driver.patch(collection, wanted, changes)) > 0
+        except OutcomeUnknown as error:
+            if getattr(self._inside, "depth", 0):
+                raise
+            unknown = error
+
+        def resolve() -> bool:
+            stored = self.driver.get(collection, identifier)
+            if stored is not None and stored.body.get("write") == write:
+                return True
+            return self.driver.patch(collection, wanted, changes) > 0
+
+        if self._again(resolve, (Unavailable, OutcomeUnknown)):
+            return True
+        raise unknown
+
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order], mark: Filter
+    ) -> Document | None:
+        """See `Driver.claim`.
+
+        Args:
+            collection, where, changes, order: as there.
+            mark: what a claimed document matches besides ``write``, so that it is found again after a lost reply.
+        """
+        write = write_id()
+        changes = {**changes, "write": write}
+        try:
+            return self._call(lambda: self.driver.claim(collection, where, changes, order))
+        except OutcomeUnknown:
+            if getattr(self._inside, "depth", 0):
+                raise
+
+        def resolve() -> Document | None:
+            found = self.driver.find(collection, (*mark, Comparison("write", "=", write)), limit=1)
+            return found[0] if found else self.driver.claim(collection, where, changes, order)
+
+        return self._again(resolve, (Unavailable, OutcomeUnknown))
+
+    def delete(self, collection: Collection, where: Filter) -> int:
+        """See `Driver.delete`; after a lost reply the count may be too small."""
+        return self._call(lambda: self.driver.delete(collection, where), (Unavailable, OutcomeUnknown))
+
+    def close(self) -> None:
+        """See `Driver.close`."""
+        self.driver.close()
