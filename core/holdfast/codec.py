@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
+Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 TAG = "~"
 _INT_LIMIT = 2**63
 _SUPPORTED = (
-    "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, aware datetime, and numpy scalars and arrays"
+    "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, aware datetime, "
+    "and numpy scalars and arrays"
 )
 
 
@@ -123,7 +124,13 @@ def _encode_numpy(value: object) -> Plain:
                 raise EncodingError(f"a numpy array with object fields cannot be stored: dtype {value.dtype!r}")
             items = [_encode(one) for one in value.ravel().tolist()]
             return {"~array": {"dtype": "O", "shape": list(value.shape), "items": items}}
-        return {"~array": {"dtype": _dtype(value.dtype), "shape": list(value.shape), "data": _base64(value.tobytes())}}
+        return {
+            "~array": {
+                "dtype": _dtype(value.dtype),
+                "shape": list(value.shape),
+                "data": _base64(value.tobytes()),
+            }
+        }
     if isinstance(value, np.generic) and not value.dtype.hasobject:
         return {"~scalar": {"dtype": _dtype(value.dtype), "data": _base64(value.tobytes())}}
     raise EncodingError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored: {value!r:.80}")

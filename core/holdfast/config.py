@@ -4,8 +4,8 @@ The first of these that says something wins:
 
 1. the ``url`` given to `connect` (a URL, a table such as ``{"type": "sqlite", "path": "hpo.db"}``), or ``profile``;
 2. ``HOLDFAST_STORAGE`` (a URL), or ``HOLDFAST_PROFILE`` (the name of a profile);
-3. ``holdfast.toml``, or the table ``[tool.holdfast]`` of ``pyproject.toml``, in the working directory or the nearest folder
-   above that has one. Relative paths in it are relative to its folder;
+3. ``holdfast.toml``, or the table ``[tool.holdfast]`` of ``pyproject.toml``, in the working directory or the nearest
+   folder above that has one. Relative paths in it are relative to its folder;
 4. ``sqlite:///holdfast.db``.
 
 A configuration table has a ``url``, or a ``type`` with the fields of that backend, and options beside it. Tables under
@@ -106,7 +106,9 @@ def _of_profile(path: Path, table: Mapping[str, object], profile: str | None) ->
         return common
     if profile not in profiles:
         known = ", ".join(profiles) or "none"
-        raise ConfigurationError(f"{path} has no profile {profile!r}.{suggest(profile, list(profiles))} There are: {known}")
+        raise ConfigurationError(
+            f"{path} has no profile {profile!r}.{suggest(profile, list(profiles))} There are: {known}"
+        )
     chosen = profiles[profile]
     if not isinstance(chosen, Mapping):
         raise ConfigurationError(f"profile {profile!r} of {path} must be a table")
@@ -124,7 +126,7 @@ def _of_table(table: Mapping[str, object], source: str, base: Path | None) -> Se
         return Settings(url=attrs.evolve(StorageURL.parse(url), base=base), options=fields, source=source)
     if not isinstance(kind, str):
         raise ConfigurationError(
-            f"{source} must say where the storage is: url = \"sqlite:///hpo.db\", or type = \"sqlite\" and path = \"hpo.db\""
+            f'{source} must say where the storage is: url = "sqlite:///hpo.db", or type = "sqlite" and path = "hpo.db"'
         )
     backend = plugins().backend(kind)
     options = {option.name for option in backend.options} | set(STORAGE_OPTIONS)
@@ -159,13 +161,15 @@ def find_settings(url: object = None, profile: str | None = None) -> Settings:
         return _of_table(chosen, source, path.parent)
     if profile is not None:
         raise ConfigurationError(
-            f"profile {profile!r} was asked for, and there is no holdfast.toml, nor a [tool.holdfast] in a pyproject.toml, "
+            f"profile {profile!r} was asked for, and no holdfast.toml, nor a pyproject.toml with [tool.holdfast], is "
             f"in {Path.cwd()} or above"
         )
     return Settings(url=StorageURL.parse(DEFAULT_URL), options={}, source="the default")
 
 
-def open_driver(settings: Settings, *, read_only: bool = False, upgrade: bool = False) -> tuple[Driver, dict[str, float]]:
+def open_driver(
+    settings: Settings, *, read_only: bool = False, upgrade: bool = False
+) -> tuple[Driver, dict[str, float]]:
     """Open the driver of these settings with its collections in place, and sort out the options of the storage.
 
     Raises:

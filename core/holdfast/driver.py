@@ -7,9 +7,9 @@ What every driver promises:
 
 - a document that was acknowledged is seen by whoever reads next, in any process (`Capability.SHARED`);
 - a failed write leaves nothing behind that a reader could see;
-- errors are translated: `Unavailable` where nothing was written and the same call may work later, `OutcomeUnknown` where
-  it may have been written, `StorageFull`, `StorageDamaged`, `StorageReadOnly`, `SchemaMismatch`. The core retries the
-  first and resolves the second; a driver does neither;
+- errors are translated: `Unavailable` where nothing was written and the same call may work later, `OutcomeUnknown`
+  where it may have been written, `StorageFull`, `StorageDamaged`, `StorageReadOnly`, `SchemaMismatch`. The core
+  retries the first and resolves the second; a driver does neither;
 - methods may be called from any thread. After a fork the child opens what it needs anew.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import abc
 import enum
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
@@ -27,6 +26,7 @@ from holdfast.filters import Comparison, Filter, Order, equal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from holdfast.codec import Plain
     from holdfast.schema import Collection, Schema
@@ -195,7 +195,9 @@ class Driver(abc.ABC):
         Raises:
             UniqueViolation: a change breaks a declared unique key.
         """
-        return sum(self._patch_one(collection, found, where, changes) is not None for found in self.find(collection, where))
+        return sum(
+            self._patch_one(collection, found, where, changes) is not None for found in self.find(collection, where)
+        )
 
     def claim(
         self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
@@ -213,9 +215,7 @@ class Driver(abc.ABC):
             if not found:
                 return None
 
-    def _patch_one(
-        self, collection: Collection, found: Document, where: Filter, changes: Changes
-    ) -> Document | None:
+    def _patch_one(self, collection: Collection, found: Document, where: Filter, changes: Changes) -> Document | None:
         """Patch one document by compare-and-set; None where it matches no longer."""
         current: Document | None = found
         while current is not None:

@@ -16,7 +16,7 @@ import datetime
 import difflib
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
@@ -78,7 +78,7 @@ def lookup(body: Mapping[str, Plain], path: str) -> Plain:
     return lookup(inner, rest) if isinstance(inner, dict) else None
 
 
-_ORDERINGS: dict[str, Callable[[object, object], bool]] = {
+_ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -178,8 +178,8 @@ def parse(
         field = fields.get(stored)
         if head not in known or (field is None and stored != "id"):
             raise InvalidQuery(
-                f"{argument} names an unknown field {name!r}.{suggest(head, known)} The fields of {collection.name} are: "
-                + ", ".join(known)
+                f"{argument} names an unknown field {name!r}.{suggest(head, known)} "
+                f"The fields of {collection.name} are: {', '.join(known)}"
             )
         if dot and (field is None or field.kind != "json"):
             raise InvalidQuery(f"{argument}: {head!r} holds no inner fields, so {name!r} cannot be asked for")
@@ -235,6 +235,7 @@ def _plain(path: str, value: object, field: Field | None, argument: str) -> Plai
         return plain
     if not isinstance(plain, _TAKES[field.kind]) or (isinstance(plain, bool) and field.kind != "boolean"):
         raise InvalidQuery(
-            f"{argument}: {path!r} is compared with {field.kind} values, not with {value!r:.80} ({type(value).__name__})"
+            f"{argument}: {path!r} is compared with {field.kind} values, "
+            f"not with {value!r:.80} ({type(value).__name__})"
         )
     return plain

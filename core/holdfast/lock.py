@@ -7,6 +7,7 @@ fencing tokens (M. Kleppmann, "How to do distributed locking", 2016).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -56,7 +57,13 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.002, 0.05
 COURTESY = 0.5
 """Seconds for which a free lock is left to the contender that is next in line."""
 
-_FREE: Mapping[str, Plain] = {"holder": None, "clock": None, "beat": None, "heartbeat": None, "acquired": None}
+_FREE: Mapping[str, Plain] = {
+    "holder": None,
+    "clock": None,
+    "beat": None,
+    "heartbeat": None,
+    "acquired": None,
+}
 
 
 def process_name() -> str:
@@ -68,7 +75,12 @@ class AlgorithmLocks:
     """The algorithm locks of one storage."""
 
     def __init__(
-        self, waist: Waist, leases: Leases, keeper: Keeper, ttl: float, tell: Callable[[AlgorithmLockEvent], None]
+        self,
+        waist: Waist,
+        leases: Leases,
+        keeper: Keeper,
+        ttl: float,
+        tell: Callable[[AlgorithmLockEvent], None],
     ) -> None:
         self.waist = waist
         self.leases = leases
@@ -268,13 +280,11 @@ class LockedAlgorithmState:
         released = self._commit(text)
         if lost or not released:
             self._lost = True
-            self._locks.tell(
-                AlgorithmLockLost(experiment=self._experiment, holder=self._holder, token=self.token)
-            )
+            self._locks.tell(AlgorithmLockLost(experiment=self._experiment, holder=self._holder, token=self.token))
             raise LockLost(
-                f"the algorithm lock of experiment {self._experiment!r} was lost by {self._holder} (token {self.token}): "
-                f"it was not renewed within {self._locks.ttl:g} s, or was broken. The stored state is untouched; "
-                "acquire the lock again and start from what is stored, or choose a longer lock_ttl"
+                f"the algorithm lock of experiment {self._experiment!r} was lost by {self._holder} "
+                f"(token {self.token}): it was not renewed within {self._locks.ttl:g} s, or was broken. "
+                "The stored state is untouched; acquire the lock again and start from what is stored, or choose a longer lock_ttl"
             )
         self._locks.tell(AlgorithmLockReleased(experiment=self._experiment, holder=self._holder, token=self.token))
 
@@ -324,7 +334,9 @@ class Acquisition:
         self._experiment = experiment
         self._configuration = configuration
         self._timeout = check_number("timeout", timeout, above=-1)
-        self._longest = LONGEST_WAIT if retry_interval is None else check_number("retry_interval", retry_interval, above=0)
+        self._longest = (
+            LONGEST_WAIT if retry_interval is None else check_number("retry_interval", retry_interval, above=0)
+        )
         self._handle: LockedAlgorithmState | None = None
 
     def __enter__(self) -> LockedAlgorithmState:
@@ -352,10 +364,8 @@ class Acquisition:
             return self._locks.find(self._experiment)
         except AlgorithmLockNotFound:
             configuration = self._configuration()
-        try:
+        with contextlib.suppress(DuplicateAlgorithmLock):  # another worker was faster
             self._locks.create(self._experiment, configuration)
-        except DuplicateAlgorithmLock:
-            pass  # another worker was faster
         return self._locks.find(self._experiment)
 
     def _acquire(self) -> LockedAlgorithmState:
@@ -421,9 +431,7 @@ class Acquisition:
 
     def _leave_queue(self, document: Document, holder: str) -> None:
         if document.body.get("successor") == holder:
-            self._locks.waist.patch_one(
-                ALGORITHM_LOCKS, self._experiment, equal(successor=holder), {"successor": None}
-            )
+            self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, equal(successor=holder), {"successor": None})
 
     def _refusal(self, document: Document) -> str:
         body = document.body

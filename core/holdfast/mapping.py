@@ -124,7 +124,7 @@ class Mapper(Generic[T]):
             elif kind == "time":
                 values.append(codec.decode_time(cast("str", value)))
             elif name == "status" and self._statuses is not None:
-                values.append(self._statuses(value))
+                values.append(self._statuses(cast("str", value)))
             else:
                 values.append(value)
         return self._restore(tuple(values))

@@ -67,7 +67,7 @@ class _Table:
         self.position = {name: place + 1 for place, name in enumerate(self.names)}
         self.json = frozenset(field.name for field in collection.fields if field.kind == "json")
         self.rows: dict[str, _Row] = {}
-        self.indexes: dict[tuple[str, ...], SortedList] = {
+        self.indexes: dict[tuple[str, ...], SortedList[_Key]] = {
             fields: SortedList() for fields in (("id",), *collection.indexes, *collection.unique)
         }
         self.unique: dict[tuple[str, ...], dict[_Key, str]] = {fields: {} for fields in collection.unique}
@@ -106,7 +106,9 @@ class _Table:
         return lookup(self.document(identifier, row).body, field)
 
     def key(self, identifier: str, row: _Row, fields: Iterable[str]) -> _Key:
-        return tuple(_NULL if value is None else value for value in (self.value(identifier, row, name) for name in fields))
+        return tuple(
+            _NULL if value is None else value for value in (self.value(identifier, row, name) for name in fields)
+        )
 
     def breaks(self, identifier: str, row: _Row) -> tuple[str, ...] | None:
         """The unique key that this row would break."""
@@ -169,7 +171,7 @@ class _Table:
             start, end = _narrowed(start, end, [one for one in where if one.field == fields[count]])
         backwards = bool(order) and ordered and order[0].descending
         keys = self.indexes[fields].irange(tuple(start), tuple(end), reverse=backwards)
-        return (key[-1] for key in keys), ordered
+        return (cast("str", key[-1]) for key in keys), ordered
 
     def select(self, where: Filter, order: Sequence[Order], limit: int | None) -> list[str]:
         found: list[str] = []
@@ -191,7 +193,9 @@ class _Table:
         return found[:limit]
 
 
-def _narrowed(start: list[object], end: list[object], ranges: Iterable[Comparison]) -> tuple[list[object], list[object]]:
+def _narrowed(
+    start: list[object], end: list[object], ranges: Iterable[Comparison]
+) -> tuple[list[object], list[object]]:
     """The part of an index in which values can meet the comparisons of its next field."""
     for one in ranges:
         if one.operator in (">", ">=") and len(start) == len(end) - 1 and one.value is not None:
@@ -230,7 +234,9 @@ class MemoryDriver(Driver):
         if self._closed:
             raise StorageClosed("this storage is closed; connect again")
         if os.getpid() != self._process:
-            raise Unsupported("memory:// lives in one process; choose another backend, such as sqlite:///hpo.db, to share it")
+            raise Unsupported(
+                "memory:// lives in one process; choose another backend, such as sqlite:///hpo.db, to share it"
+            )
         return self._store.tables[collection.name]
 
     def _put(self, table: _Table, identifier: str, row: _Row | None) -> None:
@@ -241,8 +247,8 @@ class MemoryDriver(Driver):
     def setup(self, schema: Schema, *, upgrade: bool = False) -> None:
         """See `Driver.setup`."""
         with self._store.lock:
-            if self._store.version not in (None, schema.version):
-                stored = cast("int", self._store.version)
+            stored = self._store.version
+            if stored is not None and stored != schema.version:
                 raise SchemaMismatch(
                     f"this memory storage has schema version {stored}, not {schema.version}",
                     stored=stored,
@@ -267,7 +273,11 @@ class MemoryDriver(Driver):
         return refused
 
     def find(
-        self, collection: Collection, where: Filter = (), order: Sequence[Order] = (), limit: int | None = None
+        self,
+        collection: Collection,
+        where: Filter = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
     ) -> list[Document]:
         """See `Driver.find`."""
         with self._store.lock:

@@ -10,7 +10,6 @@ import functools
 import importlib.metadata
 import logging
 import threading
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -20,6 +19,8 @@ from holdfast.errors import ConfigurationError, MissingExtra, UnknownBackend
 from holdfast.filters import suggest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from holdfast.driver import Driver
     from holdfast.events import Event
     from holdfast.url import StorageURL
@@ -49,7 +50,7 @@ class Option:
     """
 
     name: str
-    kind: type[str] | type[int] | type[float] | type[bool] = str
+    kind: type[str | int | float | bool] = str
     default: OptionValue = None
     choices: tuple[OptionValue, ...] = ()
     help: str = ""
@@ -79,7 +80,7 @@ class Option:
             raise ConfigurationError(
                 f"option {self.name!r} must be one of {', '.join(map(repr, self.choices))}, not {value!r}"
             )
-        return value  # type: ignore[return-value]  # narrowed by the check of its type above
+        return value
 
 
 @attrs.frozen(kw_only=True)

@@ -47,7 +47,7 @@ from holdfast.schema import (
     TRIALS,
     Collection,
 )
-from holdfast.statuses import PENDING, TrialStatus, trial_status
+from holdfast.statuses import TrialStatus, trial_status
 from holdfast.waist import IN_LIMIT, Waist
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def check_limit(limit: int | None) -> int | None:
 class ReadOnlyStorage:
     """An open storage, to be read: every reading verb of the protocol, and nothing else.
 
-    A verb that concerns an experiment or a trial takes the record or its id. What is returned are snapshots: each record
-    is read whole, and what was acknowledged before the call is seen.
+    A verb that concerns an experiment or a trial takes the record or its id. What is returned are snapshots: each
+    record is read whole, and what was acknowledged before the call is seen.
 
     Args:
         driver: an open driver whose collections exist; closed together with this storage.
@@ -196,7 +196,9 @@ class ReadOnlyStorage:
                 raise InvalidArgument(f"there is no capability {one!r}; there are {known}") from None
             if wanted not in self.capabilities:
                 declared = ", ".join(sorted(self.capabilities)) or "none"
-                raise Unsupported(f"the {self.driver.name} backend does not declare {wanted!r}; it declares: {declared}")
+                raise Unsupported(
+                    f"the {self.driver.name} backend does not declare {wanted!r}; it declares: {declared}"
+                )
 
     def _tell(self, event: Event) -> None:
         self._plugins.tell(event)
@@ -222,9 +224,7 @@ class ReadOnlyStorage:
             raise ConflictingArguments(f"two experiments are named, {found!r} and uid={uid!r}: give one of them")
         return found
 
-    def _trial_key(
-        self, trial: TrialOrId, uid: str | None, experiment_uid: Experiment | str | None
-    ) -> tuple[str, str]:
+    def _trial_key(self, trial: TrialOrId, uid: str | None, experiment_uid: Experiment | str | None) -> tuple[str, str]:
         """The ids of the experiment and the trial that are meant."""
         if trial is None and uid is None:
             raise MissingArguments("name the trial: give the record, or its id as uid=…")
@@ -253,7 +253,10 @@ class ReadOnlyStorage:
     def _experiment_of(self, trial: str) -> str:
         """The experiment of a trial of which only the id is known."""
         prefix = mapping.trial_key("", trial)
-        between = (Comparison("id", ">=", prefix), Comparison("id", "<", prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+        between = (
+            Comparison("id", ">=", prefix),
+            Comparison("id", "<", prefix[:-1] + chr(ord(prefix[-1]) + 1)),
+        )
         found = self._waist.find(TRIALS, (*between, *equal(trial=trial)), limit=2)
         if not found:
             raise TrialNotFound(f"no trial {trial!r} is stored")
@@ -330,7 +333,11 @@ class ReadOnlyStorage:
     # Trials
 
     def get_trial(
-        self, trial: TrialOrId = None, experiment_uid: Experiment | str | None = None, *, uid: str | None = None
+        self,
+        trial: TrialOrId = None,
+        experiment_uid: Experiment | str | None = None,
+        *,
+        uid: str | None = None,
     ) -> Trial:
         """The trial as it is stored now.
 
@@ -398,7 +405,11 @@ class ReadOnlyStorage:
         return records if selection is None else select(records, selection, field_names(Trial))
 
     def _find_trials(
-        self, experiment: str, wanted: Filter = (), order: Sequence[Order] = IN_ORDER, limit: int | None = None
+        self,
+        experiment: str,
+        wanted: Filter = (),
+        order: Sequence[Order] = IN_ORDER,
+        limit: int | None = None,
     ) -> list[Trial]:
         found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
         if not found:
@@ -422,9 +433,14 @@ class ReadOnlyStorage:
         return (*orders, *IN_ORDER)
 
     def iterate_trials(
-        self, experiment: ExperimentOrId = None, where: Query = None, *, uid: str | None = None, batch: int = 1000
+        self,
+        experiment: ExperimentOrId = None,
+        where: Query = None,
+        *,
+        uid: str | None = None,
+        batch: int = 1000,
     ) -> Iterator[Trial]:
-        """The trials that match, in order of submission, read ``batch`` at a time; memory does not grow with their number.
+        """The trials that match, in order of submission, read ``batch`` at a time; memory does not grow with them.
 
         Each trial is as it was when its batch was read. Those registered meanwhile may or may not come.
         """
@@ -461,7 +477,11 @@ class ReadOnlyStorage:
         return self._find_trials(self._experiment_id(experiment, uid), wanted)
 
     def fetch_trials_by_status(
-        self, experiment: ExperimentOrId = None, status: TrialStatus | str = TrialStatus.NEW, *, uid: str | None = None
+        self,
+        experiment: ExperimentOrId = None,
+        status: TrialStatus | str = TrialStatus.NEW,
+        *,
+        uid: str | None = None,
     ) -> list[Trial]:
         """The trials of one status, in order of submission."""
         return self._find_trials(self._experiment_id(experiment, uid), equal(status=trial_status(status).value))
@@ -544,7 +564,11 @@ class ReadOnlyStorage:
         return mapping.trial_record((best or found)[0])
 
     def retrieve_result(
-        self, trial: TrialOrId = None, experiment_uid: Experiment | str | None = None, *, uid: str | None = None
+        self,
+        trial: TrialOrId = None,
+        experiment_uid: Experiment | str | None = None,
+        *,
+        uid: str | None = None,
     ) -> Results:
         """The results of a trial as they are stored now; empty where it has none yet.
 
@@ -556,7 +580,11 @@ class ReadOnlyStorage:
     # Attempts and measurements
 
     def fetch_attempts(
-        self, trial: TrialOrId = None, experiment_uid: Experiment | str | None = None, *, uid: str | None = None
+        self,
+        trial: TrialOrId = None,
+        experiment_uid: Experiment | str | None = None,
+        *,
+        uid: str | None = None,
     ) -> list[Attempt]:
         """The executions of a trial, the first one first."""
         experiment, identifier = self._trial_key(trial, uid, experiment_uid)
@@ -592,7 +620,9 @@ class ReadOnlyStorage:
             ConflictingArguments: more than one is.
         """
         if sum(given is not None for given in (trial, trials, experiment)) != 1:
-            error = MissingArguments if trial is None and trials is None and experiment is None else ConflictingArguments
+            error = (
+                MissingArguments if trial is None and trials is None and experiment is None else ConflictingArguments
+            )
             raise error("measurements are asked for by one of: a trial, trials=[…], experiment=…")
         wanted = query_filter(where, MEASUREMENTS)
         if name is not None:
@@ -604,11 +634,17 @@ class ReadOnlyStorage:
             if not found:
                 self._experiment(identifier)
         else:
-            found = self._measurements_of([trial] if trial is not None else list(trials or ()), experiment_uid, wanted, order)
+            found = self._measurements_of(
+                [trial] if trial is not None else list(trials or ()), experiment_uid, wanted, order
+            )
         return [mapping.measurement_record(one) for one in found]
 
     def _measurements_of(
-        self, trials: Sequence[Trial | str], experiment_uid: Experiment | str | None, wanted: Filter, order: Sequence[Order]
+        self,
+        trials: Sequence[Trial | str],
+        experiment_uid: Experiment | str | None,
+        wanted: Filter,
+        order: Sequence[Order],
     ) -> list[Document]:
         keys = [self._trial_key(one, None, experiment_uid) for one in trials]
         by_experiment: dict[str, list[str]] = {}

@@ -8,17 +8,17 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 
 import attrs
 
 from holdfast import codec
 from holdfast.errors import InvalidArgument, InvalidType
-from holdfast.space import ParamType
 from holdfast.statuses import ExperimentStatus, TrialStatus, experiment_status, trial_status
 
 if TYPE_CHECKING:
     from holdfast.codec import Plain
+    from holdfast.space import ParamType
 
 ResultType: TypeAlias = Literal["objective", "constraint", "gradient", "statistic"]
 
@@ -33,7 +33,7 @@ def utcnow() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _owner(instance: object, attribute: attrs.Attribute[object]) -> str:
+def _owner(instance: object, attribute: attrs.Attribute[Any]) -> str:
     return f"{type(instance).__name__}.{attribute.name}"
 
 
@@ -51,7 +51,9 @@ def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: 
     if limit is not None and len(value) > limit:
         raise InvalidArgument(f"{label} is {len(value)} characters long, and {limit} is the most: {value[:40]!r}…")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidArgument(f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {value!r:.80}")
+        raise InvalidArgument(
+            f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {value!r:.80}"
+        )
     return value
 
 
@@ -84,35 +86,40 @@ def check_integer(label: str, value: object, *, least: int = -(2**63)) -> int:
     return int(value)
 
 
-_Check: TypeAlias = Callable[[object, "attrs.Attribute[object]", object], None]
+# attrs asks for validators of exactly the type of each field; these check any.
+_Check: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
 def _text(limit: int | None = _LIMIT, *, empty: bool = False) -> _Check:
-    def check(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         check_text(_owner(instance, attribute), value, limit=limit, empty=empty)
 
     return check
 
 
 def _integer(least: int) -> _Check:
-    def check(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         check_integer(_owner(instance, attribute), value, least=least)
 
     return check
 
 
-def _positive(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     check_number(_owner(instance, attribute), value, above=0)
 
 
-def _time(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _time(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, datetime.datetime):
-        raise InvalidType(f"{_owner(instance, attribute)} must be a datetime, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(
+            f"{_owner(instance, attribute)} must be a datetime, not {type(value).__name__}: {value!r:.80}"
+        )
     if value.utcoffset() is None:
-        raise InvalidArgument(f"{_owner(instance, attribute)} needs a time zone: {value!r}; use datetime.now(datetime.UTC)")
+        raise InvalidArgument(
+            f"{_owner(instance, attribute)} needs a time zone: {value!r}; use datetime.now(datetime.UTC)"
+        )
 
 
-def _names(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _names(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     label = _owner(instance, attribute)
     if not isinstance(value, Mapping):
         raise InvalidType(f"{label} must be a dict, not {type(value).__name__}: {value!r:.80}")
@@ -120,7 +127,7 @@ def _names(instance: object, attribute: attrs.Attribute[object], value: object) 
         check_text(f"a name in {label}", name)
 
 
-def _list(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _list(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, list):
         raise InvalidType(f"{_owner(instance, attribute)} must be a list, not {type(value).__name__}: {value!r:.80}")
 
@@ -138,11 +145,19 @@ def _to_float(value: object) -> object:
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
+def _to_seconds(value: float) -> float:
+    return cast("float", _to_float(value))
+
+
+def _to_seconds_or_none(value: float | None) -> float | None:
+    return cast("float | None", _to_float(value))
+
+
 def _plain_scalar(value: object) -> object:
     """The Python number, text or bool of a numpy scalar; params and results are for people and queries."""
-    if type(value).__module__.partition(".")[0] == "numpy" and callable(getattr(value, "item", None)):
-        if getattr(value, "ndim", 0) == 0:
-            return value.item()  # type: ignore[attr-defined]  # numpy is not needed to be installed
+    is_numpy = type(value).__module__.partition(".")[0] == "numpy"
+    if is_numpy and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return cast("object", value.item())
     return value
 
 
@@ -185,7 +200,9 @@ class _NamedValues(Mapping[str, object]):
             value = _plain_scalar(value)
             kind = known.get(name) or self.infer(name, value)
             if kind not in self._TYPES:
-                raise InvalidArgument(f"{self._label} {name!r} must have a type of {', '.join(self._TYPES)}, not {kind!r}")
+                raise InvalidArgument(
+                    f"{self._label} {name!r} must have a type of {', '.join(self._TYPES)}, not {kind!r}"
+                )
             self._values[name] = self._coerce(name, value, kind)
             self._types[name] = kind
 
@@ -194,11 +211,15 @@ class _NamedValues(Mapping[str, object]):
             yield from given.items()
             return
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-            raise InvalidType(f"{self._label}s must be a dict from names to values, not {type(given).__name__}: {given!r:.80}")
+            raise InvalidType(
+                f"{self._label}s must be a dict from names to values, not {type(given).__name__}: {given!r:.80}"
+            )
         for one in given:
             if isinstance(one, Mapping):
                 if not {"name", "value"} <= set(one) <= {"name", "type", "value"}:
-                    raise InvalidArgument(f"a {self._label} given as a dict has a name, a type and a value: {one!r:.80}")
+                    raise InvalidArgument(
+                        f"a {self._label} given as a dict has a name, a type and a value: {one!r:.80}"
+                    )
                 name, kind, value = one["name"], one.get("type"), one["value"]
             elif isinstance(one, (Param, Result)):
                 name, kind, value = one.name, one.type, one.value
@@ -266,11 +287,13 @@ class Params(_NamedValues):
     def records(self) -> tuple[Param, ...]:
         """Each param as a record with name, type and value."""
         return tuple(
-            Param(name=name, type=cast("ParamType", self._types[name]), value=value) for name, value in self._values.items()
+            Param(name=name, type=cast("ParamType", self._types[name]), value=value)
+            for name, value in self._values.items()
         )
 
     @staticmethod
     def infer(name: str, value: object) -> str:
+        """Real for a float, integer for an int, categorical for all else."""
         if type(value) is float:
             return "real"
         return "integer" if type(value) is int else "categorical"
@@ -318,6 +341,7 @@ class Results(_NamedValues):
 
     @staticmethod
     def infer(name: str, value: object) -> str:
+        """Objective where the name says so, statistic for all else."""
         return "objective" if name == "objective" else "statistic"
 
     @staticmethod
@@ -375,7 +399,7 @@ class Experiment:
         space: the search space, see `holdfast.space`.
         algorithm: the configuration of the proposing algorithm.
         metadata: anything else that can be stored.
-        max_trials: how many completed trials are wanted; None for no bound. For tuners to read; nothing stops by itself.
+        max_trials: how many completed trials are wanted; None for no bound. For tuners to read: nothing stops.
         max_broken: after how many broken trials to give up; None for no bound. For tuners to read.
         heartbeat_timeout: seconds without a heartbeat after which a reserved trial counts as lost.
         working_directory: where its files are.
@@ -395,7 +419,7 @@ class Experiment:
     max_trials: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
     max_broken: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
     heartbeat_timeout: float = attrs.field(
-        default=DEFAULT_HEARTBEAT_TIMEOUT, converter=_to_float, validator=_positive
+        default=DEFAULT_HEARTBEAT_TIMEOUT, converter=_to_seconds, validator=_positive
     )
     working_directory: str | None = attrs.field(default=None, validator=_optional(_text(None)))
     parent: str | None = attrs.field(default=None, validator=_optional(_text()))
@@ -406,6 +430,18 @@ class Experiment:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+def _derived_id(trial: Trial) -> str:
+    return derive_trial_id(trial.params)
+
+
+def _to_params(given: object) -> Params:
+    return given if type(given) is Params else Params(given)
+
+
+def _to_results(given: object) -> Results:
+    return given if type(given) is Results else Results(given or ())
 
 
 @attrs.frozen(kw_only=True)
@@ -430,15 +466,14 @@ class Trial:
         token: the fencing token: how often it has been reserved. Who holds an older one cannot write to it.
     """
 
-    params: Params = attrs.field(factory=Params, converter=lambda given: given if type(given) is Params else Params(given))
+    params: Params = attrs.field(factory=Params, converter=_to_params)
     id: str = attrs.field(
-        default=attrs.Factory(lambda self: derive_trial_id(self.params), takes_self=True), validator=_text(128)
+        default=attrs.Factory(lambda self: derive_trial_id(self.params), takes_self=True),
+        validator=_text(128),
     )
     experiment: str | None = attrs.field(default=None, validator=_optional(_text(128)))
     status: TrialStatus = attrs.field(default=TrialStatus.NEW, converter=trial_status)
-    results: Results = attrs.field(
-        factory=Results, converter=lambda given: given if type(given) is Results else Results(given or ())
-    )
+    results: Results = attrs.field(factory=Results, converter=_to_results)
     submit_time: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
     start_time: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
     end_time: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
@@ -552,7 +587,7 @@ class Resource:
     kind: str = attrs.field(default="resource", validator=_text())
     labels: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
     holder: str | None = attrs.field(default=None, validator=_optional(_text()))
-    lease: float | None = attrs.field(default=None, validator=_optional(_positive), converter=_to_float)
+    lease: float | None = attrs.field(default=None, validator=_optional(_positive), converter=_to_seconds_or_none)
     heartbeat: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
     token: int = attrs.field(default=0, validator=_integer(0))
 

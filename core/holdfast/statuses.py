@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from holdfast.errors import InvalidArgument
 from holdfast.filters import suggest
@@ -72,7 +72,7 @@ def trial_status(value: object, argument: str = "status") -> TrialStatus:
         InvalidArgument: there is none; the message lists them.
     """
     try:
-        return TrialStatus(value)
+        return TrialStatus(cast("str", value))
     except ValueError:
         known = [str(one) for one in TrialStatus]
         raise InvalidArgument(
@@ -87,7 +87,7 @@ def experiment_status(value: object, argument: str = "status") -> ExperimentStat
         InvalidArgument: there is none; the message lists them.
     """
     try:
-        return ExperimentStatus(value)
+        return ExperimentStatus(cast("str", value))
     except ValueError:
         known = [str(one) for one in ExperimentStatus]
         raise InvalidArgument(

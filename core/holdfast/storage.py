@@ -6,7 +6,7 @@ import datetime
 import getpass
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
@@ -59,7 +59,6 @@ from holdfast.records import (
     check_text,
     derive_trial_id,
     measured,
-    new_id,
     utcnow,
 )
 from holdfast.running import Run
@@ -137,9 +136,9 @@ def _check_fields(record: type[object], fields: Mapping[str, object], known: Seq
 class Storage(ReadOnlyStorage):
     """An open storage: every verb of the protocol.
 
-    Each verb is one atomic step unless it says otherwise, and may be repeated after an error. An error of the database is
-    raised as such and means that the outcome could not be found out; nothing that a verb has returned from is ever lost
-    or undone.
+    Each verb is one atomic step unless it says otherwise, and may be repeated after an error. An error of the database
+    is raised as such and means that the outcome could not be found out; nothing that a verb has returned from is ever
+    lost or undone.
     """
 
     def __exit__(self, *exception: object) -> None:
@@ -152,7 +151,11 @@ class Storage(ReadOnlyStorage):
     # Experiments
 
     def create_experiment(
-        self, experiment: Experiment | Mapping[str, object] | None = None, *, exist_ok: bool = False, **fields: object
+        self,
+        experiment: Experiment | Mapping[str, object] | None = None,
+        *,
+        exist_ok: bool = False,
+        **fields: object,
     ) -> Experiment:
         """Create an experiment.
 
@@ -168,7 +171,9 @@ class Storage(ReadOnlyStorage):
         created = self._experiment_given(experiment, fields)
         document = mapping.EXPERIMENTS.document(created, deleting=False, write=None)
         while refused := self._waist.insert(EXPERIMENTS, [document]):
-            taken = equal(id=created.id) if refused[0].key == ("id",) else equal(name=created.name, version=created.version)
+            taken = (
+                equal(id=created.id) if refused[0].key == ("id",) else equal(name=created.name, version=created.version)
+            )
             found = self._waist.find(EXPERIMENTS, taken, limit=1)
             if found and found[0].body.get("deleting"):
                 self._finish_deletion(found[0].id)
@@ -205,7 +210,13 @@ class Storage(ReadOnlyStorage):
         return Experiment(**given)  # type: ignore[arg-type]  # checked by the record
 
     def update_experiment(
-        self, experiment: ExperimentOrId = None, where: Query = None, *, uid: str | None = None, force: bool = False, **fields: object
+        self,
+        experiment: ExperimentOrId = None,
+        where: Query = None,
+        *,
+        uid: str | None = None,
+        force: bool = False,
+        **fields: object,
     ) -> Experiment:
         """Change fields of an experiment, if it matches ``where``; returns it as stored then.
 
@@ -345,7 +356,11 @@ class Storage(ReadOnlyStorage):
     # Trials: registration and reservation
 
     def register_trial(
-        self, experiment: ExperimentOrId = None, trial: Trial | Mapping[str, object] | None = None, *, uid: str | None = None
+        self,
+        experiment: ExperimentOrId = None,
+        trial: Trial | Mapping[str, object] | None = None,
+        *,
+        uid: str | None = None,
     ) -> Trial:
         """Register one trial, given as a record or a dict of params; see `register_trials`.
 
@@ -432,8 +447,8 @@ class Storage(ReadOnlyStorage):
     ) -> Trial | None:
         """Hand the oldest pending trial to this worker, and to nobody else; None when there is none.
 
-        Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``, the
-        trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again.
+        Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``,
+        the trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again.
 
         Args:
             experiment: the record or its id.
@@ -471,7 +486,13 @@ class Storage(ReadOnlyStorage):
             changes["end_time"] = encode_time(utcnow())
         elif status is TrialStatus.RESERVED:
             now = encode_time(utcnow())
-            changes |= {"start_time": now, "end_time": None, "heartbeat": now, "error": None, "token": Increment()}
+            changes |= {
+                "start_time": now,
+                "end_time": None,
+                "heartbeat": now,
+                "error": None,
+                "token": Increment(),
+            }
             changes |= self._leases.stamp()
         elif status is TrialStatus.NEW:
             changes |= {"end_time": None, "error": None}
@@ -512,7 +533,9 @@ class Storage(ReadOnlyStorage):
             return equal(token=trial.token)
         return ()
 
-    def _change_trial(self, key: tuple[str, str], wanted: Filter, fence: Filter, changes: Mapping[str, Plain | Increment]) -> None:
+    def _change_trial(
+        self, key: tuple[str, str], wanted: Filter, fence: Filter, changes: Mapping[str, Plain | Increment]
+    ) -> None:
         """Change a trial if it matches; otherwise say why it does not."""
         identifier = mapping.trial_key(*key)
         if self._waist.patch_one(TRIALS, identifier, (*wanted, *fence), changes):
@@ -526,7 +549,9 @@ class Storage(ReadOnlyStorage):
                 "stop working on it"
             )
         expected = ", ".join(f"{one.field} {one.operator} {one.value!r}" for one in wanted)
-        raise FailedUpdate(f"trial {stored.id!r} is {stored.status}; the update requires {expected}. Nothing was written")
+        raise FailedUpdate(
+            f"trial {stored.id!r} is {stored.status}; the update requires {expected}. Nothing was written"
+        )
 
     def set_trial_status(
         self,
@@ -546,7 +571,7 @@ class Storage(ReadOnlyStorage):
             trial: the record or its id. Given a reserved trial, only the holder of that reservation succeeds.
             status: the new one.
             heartbeat: a sign of life to store with it.
-            was: the status that must be stored now; by default the record's, or whatever is stored where an id is given.
+            was: the status that must be stored now; by default the record's, or what is stored where an id is given.
             experiment_uid: the experiment of a trial given by id.
             uid: the id, in place of ``trial``.
             error: why, stored with it.
@@ -633,7 +658,9 @@ class Storage(ReadOnlyStorage):
         wanted = query_filter(where, TRIALS, names=TRIAL_NAMES)
         before: TrialStatus | None = None
         if "status" in fields and not force:
-            before = trial.status if isinstance(trial, Trial) else trial_status(self._trial_document(*key).body["status"])
+            before = (
+                trial.status if isinstance(trial, Trial) else trial_status(self._trial_document(*key).body["status"])
+            )
             after = trial_status(fields["status"])
             if after != before and after not in TRIAL_TRANSITIONS[before]:
                 raise IllegalTransition(f"a trial that is {before} cannot become {after}; force=True repairs")
@@ -669,7 +696,9 @@ class Storage(ReadOnlyStorage):
             after = trial_status(fields["status"])
             legal = tuple(before.value for before, reached in TRIAL_TRANSITIONS.items() if after in reached)
             for status in TrialStatus:
-                if status.value not in legal and (count := self._waist.count(TRIALS, (*wanted, *equal(status=status.value)))):
+                if status.value not in legal and (
+                    count := self._waist.count(TRIALS, (*wanted, *equal(status=status.value)))
+                ):
                     raise IllegalTransition(
                         f"{count} of the trials are {status} and cannot become {after}; leave them out by where=…, or "
                         "repair with force=True"
@@ -746,7 +775,11 @@ class Storage(ReadOnlyStorage):
             self._tell_status(*key, TrialStatus.RESERVED, trial_status(status))
 
     def update_heartbeat(
-        self, trial: TrialOrId = None, *, experiment_uid: Experiment | str | None = None, uid: str | None = None
+        self,
+        trial: TrialOrId = None,
+        *,
+        experiment_uid: Experiment | str | None = None,
+        uid: str | None = None,
     ) -> None:
         """Tell that the worker of a reserved trial is alive.
 
@@ -854,7 +887,8 @@ class Storage(ReadOnlyStorage):
             )
         attempt = trial.token if isinstance(trial, Trial) else 0
         documents = [
-            mapping.measurement_document(_measurement_given(one), experiment, identifier, attempt) for one in measurements
+            mapping.measurement_document(_measurement_given(one), experiment, identifier, attempt)
+            for one in measurements
         ]
 
         def insert(some: Sequence[Document]) -> None:
@@ -886,7 +920,7 @@ class Storage(ReadOnlyStorage):
             if "name" not in given:
                 raise MissingArguments("a resource needs a name: add_resource(name=…, kind=…)")
             added = Resource(**given)  # type: ignore[arg-type]  # checked by the record
-        added = attrs.evolve(added, holder=None, lease=None, heartbeat=None)
+        added = attrs.evolve(added, holder=None, lease=None, heartbeat=None, token=0)
         document = mapping.RESOURCES.document(added, clock=None, beat=None, write=None)
         if self._waist.insert(RESOURCES, [document]):
             raise DuplicateResource(f"a resource {added.name!r} (or the id {added.id!r}) is stored already")
@@ -903,7 +937,12 @@ class Storage(ReadOnlyStorage):
             raise ResourceNotFound(f"no resource with the id {identifier!r} is stored")
 
     def take_resource(
-        self, kind: str | None = None, holder: str | None = None, lease: float = 60.0, *, id: str | None = None  # noqa: A002
+        self,
+        kind: str | None = None,
+        holder: str | None = None,
+        lease: float = 60.0,
+        *,
+        id: str | None = None,  # noqa: A002
     ) -> Resource | None:
         """Take a free resource, for one holder alone; None when none is free.
 
@@ -1003,7 +1042,11 @@ class Storage(ReadOnlyStorage):
     # The algorithm lock
 
     def initialize_algorithm_lock(
-        self, experiment_id: Experiment | str | None = None, algorithm_config: object = None, *, uid: str | None = None
+        self,
+        experiment_id: Experiment | str | None = None,
+        algorithm_config: object = None,
+        *,
+        uid: str | None = None,
     ) -> None:
         """Create the algorithm lock of an experiment, free and without a state.
 
@@ -1030,8 +1073,8 @@ class Storage(ReadOnlyStorage):
     ) -> Acquisition:
         """Hold the state of the algorithm, and nobody else does: a context manager giving `LockedAlgorithmState`.
 
-        The lock is renewed in the background. When the block is left, the state that ``set_state`` was given is saved and
-        the lock released, in one step; on an exception nothing is saved. A holder that dies is succeeded after the
+        The lock is renewed in the background. When the block is left, the state that ``set_state`` was given is saved
+        and the lock released, in one step; on an exception nothing is saved. A holder that dies is succeeded after the
         storage's ``lock_ttl``; one that was paused for longer gets `LockLost` and can neither save nor release.
 
         Args:
@@ -1042,17 +1085,21 @@ class Storage(ReadOnlyStorage):
 
         Raises:
             LockAcquisitionTimeout: it was not free in time; the message names holder, age and lease.
-            LockLost: on leaving the block, when another may have held the lock meanwhile. The stored state is untouched.
+            LockLost: on leaving the block, when another may have held the lock meanwhile; the state is untouched.
         """
         identifier = self._experiment_id(experiment, uid)
         return Acquisition(
-            self._locks, identifier, lambda: dict(self._experiment(identifier).algorithm), timeout, retry_interval
+            self._locks,
+            identifier,
+            lambda: dict(self._experiment(identifier).algorithm),
+            timeout,
+            retry_interval,
         )
 
     def release_algorithm_lock(
         self, experiment: ExperimentOrId = None, new_state: object = None, *, uid: str | None = None
     ) -> None:
-        """Release the lock that this storage holds, before its block ends; with ``new_state``, save that in the same step.
+        """Release the lock that this storage holds, before its block ends; ``new_state`` is saved in the same step.
 
         Raises:
             LockLost: this storage does not hold the lock.
@@ -1112,7 +1159,9 @@ def _trial_given(
         if given.status is TrialStatus.RESERVED:
             raise InvalidArgument(f"trial {given.id!r} is reserved; a trial is registered first and reserved then")
         if given.experiment not in (None, experiment):
-            raise InvalidArgument(f"trial {given.id!r} belongs to experiment {given.experiment!r}, not to {experiment!r}")
+            raise InvalidArgument(
+                f"trial {given.id!r} belongs to experiment {given.experiment!r}, not to {experiment!r}"
+            )
         params = Params(given.params, types)
         derived = given.id == derive_trial_id(given.params)
         identifier = derive_trial_id(params) if derived else given.id

@@ -89,5 +89,8 @@ def mask(text: str) -> str:
     """Any text that may be a URL, with what looks like a secret masked."""
     text = re.sub(r"(://[^:/@\s]*):[^/\s]*@", rf"\1:{_MASK}@", text)
     return re.sub(
-        r"([?&][^=&\s]*(?:pass|secret|token|key|credential)[^=&\s]*=)[^&\s]*", rf"\1{_MASK}", text, flags=re.IGNORECASE
+        r"([?&][^=&\s]*(?:pass|secret|token|key|credential)[^=&\s]*=)[^&\s]*",
+        rf"\1{_MASK}",
+        text,
+        flags=re.IGNORECASE,
     )

@@ -44,14 +44,19 @@ class Waist:
         self.driver = driver
         self.retry_timeout = retry_timeout
         self.transactional = Capability.TRANSACTIONS in driver.capabilities
-        self._inside = threading.local()
+        self._thread = threading.local()
+
+    @property
+    def _inside(self) -> bool:
+        """Whether this thread is inside a transaction."""
+        return getattr(self._thread, "inside", False)
 
     def _call(self, operation: Callable[[], T], on: tuple[type[BaseException], ...] = (Unavailable,)) -> T:
-        """Repeat what failed with a transient error; inside a transaction, the whole transaction is repeated instead."""
+        """Repeat what failed with a transient error; inside a transaction, all of it is repeated instead."""
         try:
             return operation()
         except on:
-            if getattr(self._inside, "depth", 0):
+            if self._inside:
                 raise
             return self._again(operation, on)
 
@@ -71,16 +76,16 @@ class Waist:
 
         The steps may run more than once, so each must be safe to repeat: the ids that they write are fixed outside.
         """
-        if not self.transactional or getattr(self._inside, "depth", 0):
+        if not self.transactional or self._inside:
             return steps()
 
         def run() -> T:
-            self._inside.depth = 1
+            self._thread.inside = True
             try:
                 with self.driver.transaction():
                     return steps()
             finally:
-                self._inside.depth = 0
+                self._thread.inside = False
 
         return self._call(run, (Unavailable, OutcomeUnknown))
 
@@ -89,7 +94,11 @@ class Waist:
         return self._call(lambda: self.driver.get(collection, identifier))
 
     def find(
-        self, collection: Collection, where: Filter = (), order: Sequence[Order] = (), limit: int | None = None
+        self,
+        collection: Collection,
+        where: Filter = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
     ) -> list[Document]:
         """See `Driver.find`."""
         return self._call(lambda: self.driver.find(collection, where, order, limit))
@@ -103,7 +112,7 @@ class Waist:
         try:
             return self._call(lambda: self.driver.insert(collection, documents))
         except OutcomeUnknown:
-            if getattr(self._inside, "depth", 0):
+            if self._inside:
                 raise
         refused = self._again(lambda: self.driver.insert(collection, documents), (Unavailable, OutcomeUnknown))
         return [one for one in refused if not self._is_ours(collection, documents[one.position])]
@@ -122,7 +131,7 @@ class Waist:
         try:
             return self._call(lambda: self.driver.patch(collection, where, changes))
         except OutcomeUnknown:
-            if getattr(self._inside, "depth", 0):
+            if self._inside:
                 raise
         done = self.count(collection, equal(write=write))
         again = {**changes, "write": write_id()}
@@ -141,7 +150,7 @@ class Waist:
         try:
             return self._call(lambda: self.driver.patch(collection, wanted, changes)) > 0
         except OutcomeUnknown as error:
-            if getattr(self._inside, "depth", 0):
+            if self._inside:
                 raise
             unknown = error
 
@@ -160,16 +169,14 @@ class Waist:
     ) -> Document | None:
         """See `Driver.claim`.
 
-        Args:
-            collection, where, changes, order: as there.
-            mark: what a claimed document matches besides ``write``, so that it is found again after a lost reply.
+        ``mark`` is what a claimed document matches besides ``write``, so that it is found again after a lost reply.
         """
         write = write_id()
         changes = {**changes, "write": write}
         try:
             return self._call(lambda: self.driver.claim(collection, where, changes, order))
         except OutcomeUnknown:
-            if getattr(self._inside, "depth", 0):
+            if self._inside:
                 raise
 
         def resolve() -> Document | None:
