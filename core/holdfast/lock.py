@@ -284,7 +284,7 @@ class LockedAlgorithmState:
             raise LockLost(
                 f"the algorithm lock of experiment {self._experiment!r} was lost by {self._holder} "
                 f"(token {self.token}): it was not renewed within {self._locks.ttl:g} s, or was broken. "
-                "The stored state is untouched; acquire the lock again and start from what is stored, or choose a longer lock_ttl"
+                "The stored state is untouched; acquire the lock again, or choose a longer lock_ttl"
             )
         self._locks.tell(AlgorithmLockReleased(experiment=self._experiment, holder=self._holder, token=self.token))
 

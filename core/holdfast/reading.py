@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast, overload
 
+import attrs
+
 from holdfast import mapping
 from holdfast.driver import Capability, Document, Driver
 from holdfast.errors import (
@@ -125,6 +127,15 @@ def check_limit(limit: int | None) -> int | None:
         InvalidArgument: negative.
     """
     return None if limit is None else check_integer("limit", limit, least=0)
+
+
+def _told_by_trial(attempt: Attempt, trial: Trial) -> Attempt:
+    """An attempt that nobody ended, as the trial tells what became of it."""
+    if attempt.number < trial.token:
+        return attrs.evolve(attempt, outcome="lost")
+    if trial.status is TrialStatus.RESERVED:
+        return attempt
+    return attrs.evolve(attempt, outcome=trial.status.value, error=trial.error, ended=trial.end_time)
 
 
 class ReadOnlyStorage:
@@ -586,12 +597,19 @@ class ReadOnlyStorage:
         *,
         uid: str | None = None,
     ) -> list[Attempt]:
-        """The executions of a trial, the first one first."""
+        """The executions of a trial, the first one first.
+
+        One whose worker died before it could note the end has the outcome that the trial tells: its status, or ``lost``.
+        """
         experiment, identifier = self._trial_key(trial, uid, experiment_uid)
         found = self._waist.find(ATTEMPTS, equal(experiment=experiment, trial=identifier), [Order("number")])
-        if not found:
-            self._trial_document(experiment, identifier)
-        return [mapping.ATTEMPTS.record(one) for one in found]
+        attempts = [mapping.ATTEMPTS.record(one) for one in found]
+        if all(one.outcome is not None for one in attempts):
+            if not attempts:
+                self._trial_document(experiment, identifier)
+            return attempts
+        stored = mapping.trial_record(self._trial_document(experiment, identifier))
+        return [_told_by_trial(one, stored) if one.outcome is None else one for one in attempts]
 
     def fetch_measurements(
         self,

@@ -72,10 +72,13 @@ def _fields(kind: Kind, names: str, *, public: bool = True) -> tuple[Field, ...]
 EXPERIMENTS = Collection(
     name="experiments",
     fields=(
-        *_fields("string", "name user status parent"),
-        *_fields("integer", "version max_trials max_broken"),
-        *_fields("number", "heartbeat_timeout"),
+        *_fields("string", "name"),
+        *_fields("integer", "version"),
+        *_fields("string", "user status"),
         *_fields("json", "space algorithm metadata"),
+        *_fields("integer", "max_trials max_broken"),
+        *_fields("number", "heartbeat_timeout"),
+        *_fields("string", "parent"),
         *_fields("text", "working_directory error"),
         *_fields("time", "created started ended"),
         *_fields("boolean", "deleting", public=False),
@@ -87,17 +90,19 @@ EXPERIMENTS = Collection(
 TRIALS = Collection(
     name="trials",
     fields=(
-        *_fields("string", "experiment trial status worker parent resource"),
-        *_fields("integer", "token"),
-        *_fields("number", "objective"),
+        *_fields("string", "experiment trial status"),
         *_fields("json", "params results"),
-        *_fields("text", "working_directory error"),
+        *_fields("number", "objective"),
+        *_fields("string", "worker resource"),
+        *_fields("integer", "token"),
         *_fields("time", "submit_time start_time end_time heartbeat"),
-        *_fields("integer", "sequence", public=False),
+        *_fields("text", "error working_directory"),
+        *_fields("string", "parent"),
+        *_fields("json", "param_types result_types", public=False),
         *_fields("boolean", "pending", public=False),
+        *_fields("integer", "sequence", public=False),
         *_fields("number", "beat", public=False),
         *_fields("string", "clock write", public=False),
-        *_fields("json", "param_types result_types", public=False),
     ),
     indexes=(
         ("experiment", "pending", "sequence"),
@@ -110,8 +115,9 @@ TRIALS = Collection(
 ATTEMPTS = Collection(
     name="attempts",
     fields=(
-        *_fields("string", "experiment trial worker resource outcome"),
+        *_fields("string", "experiment trial"),
         *_fields("integer", "number"),
+        *_fields("string", "worker resource outcome"),
         *_fields("text", "error"),
         *_fields("time", "started ended"),
         *_fields("string", "write", public=False),
@@ -123,9 +129,10 @@ MEASUREMENTS = Collection(
     name="measurements",
     fields=(
         *_fields("string", "experiment trial name"),
-        *_fields("integer", "step attempt"),
+        *_fields("integer", "step"),
         *_fields("number", "value"),
         *_fields("time", "time"),
+        *_fields("integer", "attempt"),
     ),
     indexes=(("experiment", "trial", "name", "step"),),
 )

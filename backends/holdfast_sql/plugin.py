@@ -1,0 +1,163 @@
+"""Announces the SQL backends; imports nothing of SQLAlchemy until a storage is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from holdfast.errors import ConfigurationError
+from holdfast.plugins import Backend, Option, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from holdfast.driver import Driver
+    from holdfast.plugins import OptionValue
+    from holdfast.url import StorageURL
+
+
+def _open_sqlite(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> Driver:
+    from holdfast_sql.sqlite import SQLiteDriver
+
+    return SQLiteDriver(url, options, read_only)
+
+
+def _open_postgresql(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> Driver:
+    from holdfast_sql.postgresql import PostgreSQLDriver
+
+    return PostgreSQLDriver(url, options, read_only)
+
+
+def _open_mysql(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> Driver:
+    from holdfast_sql.mysql import MySQLDriver
+
+    return MySQLDriver(url, options, read_only)
+
+
+def _unknown(type_: str, fields: Mapping[str, object], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"unknown field {unknown[0]!r} for the {type_} backend. Its fields are: {', '.join(known)}"
+        )
+
+
+def _sqlite_url(fields: Mapping[str, object]) -> str:
+    _unknown("sqlite", fields, ("path",))
+    path = fields.get("path")
+    if not path:
+        raise ConfigurationError('the sqlite backend needs a path: {"type": "sqlite", "path": "hpo.db"}')
+    return f"sqlite:///{quote(str(path), safe='/:~ ')}"
+
+
+def _server_url(type_: str, scheme: str) -> Callable[[Mapping[str, object]], str]:
+    known = ("host", "port", "user", "password", "database")
+
+    def build(fields: Mapping[str, object]) -> str:
+        _unknown(type_, fields, known)
+        if not fields.get("database"):
+            raise ConfigurationError(f"the {type_} backend needs a database, as well as host, port, user and password")
+        credentials = ""
+        if fields.get("user") is not None:
+            credentials = quote(str(fields["user"]), safe="")
+            if fields.get("password") is not None:
+                credentials += ":" + quote(str(fields["password"]), safe="")
+            credentials += "@"
+        host = str(fields.get("host") or "")
+        if host.startswith("/"):
+            host = quote(host, safe="")
+        elif host.count(":") > 1 and not host.startswith("["):
+            host = f"[{host}]"
+        port = f":{fields['port']}" if fields.get("port") is not None else ""
+        return f"{scheme}://{credentials}{host}{port}/{quote(str(fields['database']), safe='')}"
+
+    return build
+
+
+_CONNECT_TIMEOUT = Option(
+    name="connect_timeout", kind=float, default=10.0, help="how long to wait for a connection, in seconds"
+)
+_STATEMENT_TIMEOUT = Option(
+    name="statement_timeout",
+    kind=float,
+    default=60.0,
+    help="how long a statement may take before it is given up, in seconds; 0 for ever",
+)
+
+
+@hookimpl
+def holdfast_backends() -> list[Backend]:
+    """SQLite, PostgreSQL, and MySQL with MariaDB."""
+    return [
+        Backend(
+            name="sqlite",
+            schemes=("sqlite",),
+            description="one SQLite file on a local disk, shared by the processes of one machine",
+            open=_open_sqlite,
+            options=(
+                Option(
+                    name="durability",
+                    default="full",
+                    choices=("full", "fast"),
+                    help="full: a write survives a power failure; fast: it survives the death of the process",
+                ),
+                Option(
+                    name="busy_timeout",
+                    kind=float,
+                    default=60.0,
+                    help="how long to wait while others write, in seconds",
+                ),
+                Option(
+                    name="network",
+                    kind=bool,
+                    default=False,
+                    help="use the file although it is on a network file system",
+                ),
+            ),
+            example="sqlite:///hpo.db",
+            url=_sqlite_url,
+        ),
+        Backend(
+            name="postgresql",
+            schemes=("postgresql", "postgresql+psycopg"),
+            description="a PostgreSQL server",
+            open=_open_postgresql,
+            options=(
+                _CONNECT_TIMEOUT,
+                _STATEMENT_TIMEOUT,
+                Option(name="sslmode", help="as in libpq: disable, prefer, require, verify-ca, verify-full"),
+                Option(name="sslrootcert", help="file with the certificates of trusted authorities"),
+                Option(name="sslcert", help="file with the client's certificate"),
+                Option(name="sslkey", help="file with the client's private key"),
+                Option(name="application_name", default="holdfast", help="how the server lists the connection"),
+                Option(name="options", help="command-line options for the server, as in libpq"),
+            ),
+            extra="holdfast[postgresql]",
+            example="postgresql+psycopg://user:password@host:5432/database",
+            url=_server_url("postgresql", "postgresql+psycopg"),
+        ),
+        Backend(
+            name="mysql",
+            schemes=("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"),
+            description="a MySQL or MariaDB server",
+            open=_open_mysql,
+            options=(
+                _CONNECT_TIMEOUT,
+                _STATEMENT_TIMEOUT,
+                Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
+                Option(name="ssl_cert", help="file with the client's certificate"),
+                Option(name="ssl_key", help="file with the client's private key"),
+                Option(name="unix_socket", help="path of the server's socket, instead of host and port"),
+                Option(
+                    name="charset",
+                    default="utf8mb4",
+                    choices=("utf8mb4",),
+                    help="the character set of the connection; only utf8mb4 keeps every text",
+                ),
+            ),
+            extra="holdfast[mysql]",
+            example="mysql+pymysql://user:password@host:3306/database",
+            url=_server_url("mysql", "mysql+pymysql"),
+        ),
+    ]
+

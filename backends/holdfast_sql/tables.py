@@ -1,0 +1,224 @@
+"""From a collection to a table: columns, indexes, and how documents become rows and rows documents."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from holdfast.codec import dumps, loads
+from holdfast.driver import Document
+from holdfast.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import MetaData, Table
+    from sqlalchemy.types import TypeEngine
+
+    from holdfast.codec import Plain
+    from holdfast.schema import Collection, Kind
+
+Cell: TypeAlias = "None | bool | int | float | str"
+"""What stands in a column."""
+Row: TypeAlias = tuple[Cell, ...]
+
+ID_LENGTH = 600
+STRING_LENGTH = 255
+TIME_LENGTH = 32
+SCHEMA_TABLE = "holdfast_schema"
+SCHEMA_ROW = "schema"
+"""The row of the schema table that holds the version; each other row is named after the collection that exists."""
+RESERVED = frozenset({"id", "revision", "body"})
+
+_TYPES: dict[Kind, tuple[type, ...]] = {
+    "string": (str,),
+    "text": (str,),
+    "time": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "json": (dict, list, str, int, float, bool),
+}
+_KNOWN_SIGNATURES = 4096
+
+
+def short_name(*parts: str) -> str:
+    """A name for an index, a constraint or a trigger that fits everywhere (PostgreSQL cuts at 63 bytes)."""
+    name = "_".join(parts)
+    if len(name) <= 60:
+        return name
+    return f"{name[:51]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def unique_name(collection: Collection, key: Sequence[str]) -> str:
+    """How the index of a unique key is called."""
+    return short_name("uq", collection.name, *key)
+
+
+def index_name(collection: Collection, fields: Sequence[str]) -> str:
+    """How an index is called."""
+    return short_name("ix", collection.name, *fields)
+
+
+def tally_name(collection: Collection, fields: Sequence[str]) -> str:
+    """How the table is called that keeps the counts of documents by these fields."""
+    return short_name(collection.name, "tally", *fields)
+
+
+class ColumnTypes:
+    """The types of columns; a dialect changes what its database calls otherwise.
+
+    Attributes:
+        collation: what makes texts compare by code point; None where they do already.
+        quoted: whether names are told apart by case, and hence written in quotes where needed.
+        table_options: keywords for `sqlalchemy.Table`.
+    """
+
+    def __init__(self, collation: str | None = None, table_options: dict[str, str] | None = None) -> None:
+        self.collation = collation
+        self.table_options = table_options or {}
+
+    def string(self, length: int) -> TypeEngine[str]:
+        """A text of at most this many characters."""
+        from sqlalchemy import String
+
+        return String(length, collation=self.collation)
+
+    def text(self) -> TypeEngine[str]:
+        """A text of any length."""
+        from sqlalchemy import Text
+
+        return Text(collation=self.collation)
+
+    def number(self) -> TypeEngine[float]:
+        """A 64-bit float that comes back bit by bit."""
+        from sqlalchemy import Double
+
+        return Double()
+
+    def of(self, kind: Kind) -> TypeEngine[str] | TypeEngine[float] | TypeEngine[int] | TypeEngine[bool]:
+        """The type of a declared field."""
+        from sqlalchemy import BigInteger, Boolean
+
+        if kind == "string":
+            return self.string(STRING_LENGTH)
+        if kind == "time":
+            return self.string(TIME_LENGTH)
+        if kind == "integer":
+            return BigInteger()
+        if kind == "number":
+            return self.number()
+        if kind == "boolean":
+            return Boolean()
+        return self.text()
+
+
+def build_table(collection: Collection, types: ColumnTypes, metadata: MetaData) -> Table:
+    """The table of a collection, without its indexes (dialects differ there)."""
+    from sqlalchemy import BigInteger, Column, Table
+
+    options = cast("dict[str, bool]", types.table_options)
+    return Table(
+        collection.name,
+        metadata,
+        Column("id", types.string(ID_LENGTH), primary_key=True),
+        Column("revision", BigInteger(), nullable=False),
+        *(Column(field.name, types.of(field.kind)) for field in collection.fields),
+        Column("body", types.text()),
+        **options,
+    )
+
+
+def build_schema_table(types: ColumnTypes, metadata: MetaData) -> Table:
+    """The table that records the version of the schema."""
+    from sqlalchemy import BigInteger, Column, Table
+
+    options = cast("dict[str, bool]", types.table_options)
+    return Table(
+        SCHEMA_TABLE,
+        metadata,
+        Column("name", types.string(STRING_LENGTH), primary_key=True),
+        Column("version", BigInteger(), nullable=False),
+        **options,
+    )
+
+
+class RowFormat:
+    """How the documents of one collection are written as rows and read back.
+
+    A row is: id, revision, one cell for each declared field, and the JSON text of what else the body holds (or null).
+    """
+
+    def __init__(self, collection: Collection, *, booleans_are_integers: bool) -> None:
+        clash = sorted(RESERVED.intersection(field.name for field in collection.fields))
+        if clash:
+            raise InvalidArgument(f"collection {collection.name!r} declares the reserved field {clash[0]!r}")
+        self.collection = collection
+        self.kinds: dict[str, Kind] = {field.name: field.kind for field in collection.fields}
+        self.names = tuple(self.kinds)
+        self.columns = ("id", "revision", *self.names, "body")
+        self._declared = self.kinds.keys()
+        self._json = tuple(name for name, kind in self.kinds.items() if kind == "json")
+        self._json_places = tuple(place for place, kind in enumerate(self.kinds.values()) if kind == "json")
+        self._booleans = tuple(
+            name for name, kind in self.kinds.items() if kind == "boolean" and booleans_are_integers
+        )
+        self._signatures: set[tuple[type, ...]] = set()
+
+    def write(self, document: Document) -> list[Cell]:
+        """The cells of a document, with revision 1.
+
+        Raises:
+            InvalidArgument: a declared field holds a value of another kind.
+        """
+        body = document.body
+        values: list[Plain] = list(map(body.get, self.names))
+        signature = tuple(map(type, values))
+        if signature not in self._signatures:
+            self._check(document.id, values, signature)
+        for place in self._json_places:
+            value = values[place]
+            if value is not None:
+                values[place] = dumps(value)
+        if body.keys() <= self._declared:
+            extra = None
+        else:
+            extra = dumps({name: value for name, value in body.items() if name not in self._declared})
+        return cast("list[Cell]", [document.id, 1, *values, extra])
+
+    def _check(self, identifier: str, values: list[Plain], signature: tuple[type, ...]) -> None:
+        for (name, kind), value in zip(self.kinds.items(), values, strict=True):
+            self.check(name, kind, value, f" in {self.collection.name} {identifier!r}")
+        if len(self._signatures) < _KNOWN_SIGNATURES:
+            self._signatures.add(signature)
+
+    def check(self, name: str, kind: Kind, value: object, where: str = "") -> None:
+        """Refuse a value that does not fit the kind of its field."""
+        if value is not None and type(value) not in _TYPES[kind]:
+            raise InvalidArgument(
+                f"field {name!r}{where} holds {kind} values, not {value!r:.80} ({type(value).__name__})"
+            )
+
+    def read(self, row: Sequence[Cell]) -> Document:
+        """The document of a row; every declared field stands in its body, None where it is null."""
+        body = cast("dict[str, Plain]", dict(zip(self.names, row[2:], strict=False)))
+        for name in self._json:
+            text = body[name]
+            if text is not None:
+                body[name] = loads(cast("str", text))
+        for name in self._booleans:
+            value = body[name]
+            if value is not None:
+                body[name] = bool(value)
+        extra = row[-1]
+        if extra is not None:
+            body.update(cast("dict[str, Plain]", loads(cast("str", extra))))
+        return Document(cast("str", row[0]), body, cast("int", row[1]))
+
+    @functools.cached_property
+    def string_tallies(self) -> tuple[tuple[str, ...], ...]:
+        """The tallies that a table can keep: all their fields are strings."""
+        return tuple(
+            tally for tally in self.collection.tallies if all(self.kinds.get(name) == "string" for name in tally)
+        )

@@ -1,0 +1,1 @@
+"""Measurements of Holdfast beside the raw limit and beside its peers; see README.md."""

@@ -1,0 +1,74 @@
+"""The command line: ``holdfast``.
+
+Each module of this package holds the commands of one kind; what they share is in `holdfast.cli.common`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.common import Commands
+
+_EPILOG = """\b
+[bold]Exit codes[/bold]
+  0    done
+  1    the operation failed
+  2    wrong arguments, or refused without a confirmation
+  3    what was asked for is not stored
+  130  interrupted
+  141  the reader of a pipe has left
+
+\b
+[bold]Output[/bold]
+  Data goes to stdout; messages, questions and errors go to stderr.
+  --json prints one JSON document (trials: one for each line)."""
+
+app = typer.Typer(
+    cls=Commands,
+    name="holdfast",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from holdfast import __version__
+
+        sys.stdout.write(f"holdfast {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Look at, repair, copy and draw the experiments in a storage.
+
+    The storage is named by --storage, or else by the variable HOLDFAST_STORAGE, by holdfast.toml or
+    [tool.holdfast] in pyproject.toml, or is sqlite:///holdfast.db.
+    """
+
+
+def _add_commands() -> None:
+    from holdfast.cli import demonstrate, draw, look, repair, status, transfer
+
+    for module in (look, status, draw, repair, transfer, demonstrate):
+        module.add_to(app)
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Run the command line; does not return."""
+    app()
