@@ -27,6 +27,10 @@ class Timing:
     wall: float
     cpu: float
 
+    def of(self, quantity: Quantity) -> float:
+        """One of the two."""
+        return self.wall if quantity == "wall" else self.cpu
+
 
 def timed(work: Callable[[], object], count: int) -> Timing:
     """Do some work that consists of ``count`` operations."""
@@ -37,19 +41,17 @@ def timed(work: Callable[[], object], count: int) -> Timing:
 
 def typical(series: Iterable[Timing], quantity: Quantity) -> float:
     """The median."""
-    return statistics.median(getattr(one, quantity) for one in series)
+    return statistics.median(one.of(quantity) for one in series)
 
 
 def least(series: Iterable[Timing], quantity: Quantity) -> float:
     """The minimum: what was disturbed least."""
-    return min(getattr(one, quantity) for one in series)
+    return min(one.of(quantity) for one in series)
 
 
 def quotient(above: Sequence[Timing], below: Sequence[Timing], quantity: Quantity) -> float:
     """How many times as much the first series took: the median over the rounds, each of which ran both in turn."""
-    return statistics.median(
-        getattr(one, quantity) / getattr(other, quantity) for one, other in zip(above, below, strict=True)
-    )
+    return statistics.median(one.of(quantity) / other.of(quantity) for one, other in zip(above, below, strict=True))
 
 
 def growth(times: Mapping[int, float]) -> float:
@@ -64,14 +66,13 @@ def growth(times: Mapping[int, float]) -> float:
 
 def duration(seconds: float) -> str:
     """A duration for people to read, with three digits."""
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1:
-            break
-    return f"{digits(seconds * factor)} {unit}"
+    if seconds >= 1:
+        return f"{digits(seconds)} s"
+    return f"{digits(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{digits(seconds * 1e6)} µs"
 
 
 def digits(value: float) -> str:
     """A number with three digits."""
     if math.isnan(value):
-        return "–"
+        return "?"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

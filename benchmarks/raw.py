@@ -2,8 +2,8 @@
 
 The tables, indexes and triggers are Holdfast's own, because the file is a copy of the same filled storage. Each verb
 gives the same guarantees by the same statements: one ``BEGIN IMMEDIATE`` … ``COMMIT`` for each step that must be
-atomic, the check that the experiment exists, the fencing token in each ``WHERE``, the id of each write, the same columns
-set. What it leaves out is what a library adds: checks of arguments, records, codecs for other than JSON values,
+atomic, the check that the experiment exists, the fencing token in each ``WHERE``, the id of each write, and the same
+columns set. What it leaves out is what a library adds: checks of arguments, records, codecs for other than JSON values,
 translated errors, waiting and retrying, threads, and backends.
 """
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from benchmarks.workload import open_storage
 from holdfast.filters import Comparison, equal
 from holdfast.mapping import trial_key
 from holdfast.schema import MEASUREMENTS, TRIALS
-
-from benchmarks.workload import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from typing import TYPE_CHECKING
 
 import holdfast
@@ -69,6 +70,12 @@ def build(path: Path, size: int, *, measurements: bool = True) -> Path:
     """A filled SQLite storage in one file, which can be copied."""
     with open_storage(path, "fast") as storage:
         fill(storage, size, measurements=measurements)
+    return path
+
+
+def copy(original: Path, path: Path) -> Path:
+    """Copy a storage that nobody has open."""
+    shutil.copy(original, path)
     return path
 
 

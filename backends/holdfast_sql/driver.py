@@ -19,7 +19,6 @@ from holdfast.errors import (
     UniqueViolation,
 )
 from holdfast.filters import Comparison, Filter, Order, matches
-
 from holdfast_sql.link import Conflict, Link, MissingTable
 from holdfast_sql.statements import Plan
 from holdfast_sql.tables import (
@@ -30,7 +29,7 @@ from holdfast_sql.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from sqlalchemy import MetaData
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from holdfast.codec import Plain
     from holdfast.schema import Collection, Schema
-
     from holdfast_sql.statements import Condition, Flavour, Parameter, Shape
     from holdfast_sql.tables import Cell
 
@@ -302,7 +300,7 @@ class SQLDriver(Driver):
         if not condition.residual:
             return [read(row) for row in link.read(statement.sql, arguments)]
         found: list[Document] = []
-        with link.lock, contextlib.closing(_generator(link.stream(statement.sql, arguments))) as rows:
+        with link.lock, contextlib.closing(link.stream(statement.sql, arguments)) as rows:
             for row in rows:
                 document = read(row)
                 if matches(condition.residual, document.id, document.revision, document.body):
@@ -349,7 +347,7 @@ class SQLDriver(Driver):
         for _ in range(_ATTEMPTS):
             try:
                 if len(pending) > 1:
-                    link.write_many(statement.sql, [rows[place] for place in pending])
+                    self._insert_many(link, plan, [rows[place] for place in pending])
                 elif pending:
                     link.write(statement.sql, rows[pending[0]], risky=True)
             except Conflict:
@@ -360,6 +358,10 @@ class SQLDriver(Driver):
             gone = {one.position for one in again}
             pending = [place for place in pending if place not in gone]
         raise Unavailable(f"{collection.name}: others keep inserting and deleting the same documents")
+
+    def _insert_many(self, link: Link, plan: Plan, rows: Sequence[Sequence[Parameter]]) -> None:
+        """Insert all rows or none."""
+        link.write_many(plan.insert().sql, rows)
 
     def _conflicts(
         self, link: Link, plan: Plan, documents: Sequence[Document], pending: Sequence[int]
@@ -500,10 +502,6 @@ def _key_of(document: Document, key: tuple[str, ...]) -> tuple[Plain, ...]:
     return tuple(document.id if name == "id" else document.body.get(name) for name in key)
 
 
-def _generator(rows: Iterator[object]) -> Iterator[object]:
-    return rows
-
-
 _drivers: weakref.WeakSet[SQLDriver] = weakref.WeakSet()
 _inherited: list[object] = []
 """What a forked child has from its parent: kept, because closing it would disturb the parent."""
@@ -525,6 +523,4 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from holdfast.errors import StorageDamaged, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from holdfast_sql.statements import Parameter
     from holdfast_sql.tables import Row
 
 
-class Conflict(Exception):  # noqa: N818  (never leaves this package)
+class Conflict(Exception):
     """A statement broke a unique key and changed nothing.
 
     Attributes:
@@ -52,7 +52,7 @@ class Link(abc.ABC):
         """All rows of a query."""
 
     @abc.abstractmethod
-    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Iterator[Row]:
+    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Generator[Row]:
         """The rows of a query one by one; close the iterator to leave early."""
 
     @abc.abstractmethod

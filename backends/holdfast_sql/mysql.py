@@ -27,23 +27,22 @@ from holdfast.errors import (
     Unavailable,
 )
 from holdfast.filters import equal
-
 from holdfast_sql.link import Conflict, MissingTable
 from holdfast_sql.server import ServerDriver, ServerLink, hosts, seconds
 from holdfast_sql.statements import Flavour
 from holdfast_sql.tables import ColumnTypes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from sqlalchemy import BindParameter, ColumnElement
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.types import TypeEngine
 
     from holdfast.driver import Changes
     from holdfast.filters import Order
     from holdfast.plugins import OptionValue
     from holdfast.url import StorageURL
-    from sqlalchemy import BindParameter, ColumnElement
-    from sqlalchemy.engine import Dialect
-    from sqlalchemy.types import TypeEngine
-
     from holdfast_sql.link import Link
     from holdfast_sql.server import Connection
     from holdfast_sql.statements import Condition, Parameter, Plan
@@ -72,7 +71,8 @@ class MySQLFlavour(Flavour):
         options = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}
         self.types = _Types(collation, {**options, **{f"mariadb{k[5:]}": v for k, v in options.items()}})
         dialect = make_url("mariadb+pymysql://" if mariadb else "mysql+pymysql://").get_dialect()
-        self._dialect: Dialect = dialect(dbapi=pymysql, paramstyle="format")  # type: ignore[arg-type, unused-ignore]
+        make = cast("Callable[..., Dialect]", dialect)
+        self._dialect = make(dbapi=pymysql, paramstyle="format")
 
     def dialect(self) -> Dialect:
         """SQLAlchemy's dialect for pymysql."""
@@ -90,14 +90,14 @@ class MySQLFlavour(Flavour):
 class MySQLLink(ServerLink):
     """One thread's connection to MySQL or MariaDB."""
 
-    errors = (pymysql.Error,)
+    errors = (pymysql.Error, *ServerLink.errors)
     begin_statement = "START TRANSACTION"
 
     _driver: MySQLDriver
 
     def _open(self) -> Connection:
         try:
-            connection = pymysql.connect(**self._driver.arguments)  # type: ignore[arg-type, call-overload]
+            connection = pymysql.connect(**self._driver.arguments)  # type: ignore[call-overload]
         except (pymysql.Error, OSError) as error:
             raise self._driver.refused(error) from error
         try:
@@ -121,7 +121,7 @@ class MySQLLink(ServerLink):
     def _translate(self, error: BaseException, *, writing: bool) -> Exception:
         return self._driver.translate(error)
 
-    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Iterator[Row]:
+    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Generator[Row]:
         """See `Link.stream`."""
         self._ready()
         connection = cast("pymysql.Connection[pymysql.cursors.Cursor]", self._connection)
@@ -145,9 +145,7 @@ class MySQLDriver(ServerDriver):
             Unavailable: the server does not answer.
         """
         timeout = seconds("statement_timeout", options["statement_timeout"])
-        super().__init__(
-            MySQLFlavour(mariadb=True), url, read_only=read_only, statement_timeout=timeout
-        )
+        super().__init__(MySQLFlavour(mariadb=True), url, read_only=read_only, statement_timeout=timeout)
         names, ports = hosts(url)
         if len(names) > 1:
             raise ConfigurationError(f"{url} names several hosts, and MySQL takes one")
@@ -311,7 +309,7 @@ def _code(error: BaseException) -> int:
 
 _LOST = frozenset({2006, 2013, 2014, 2027, 2055})
 _WRONG = frozenset({1044, 1045, 1049, 1129, 1130, 1131, 1251, 1275, 1698, 2026, 2049, 2054, 2059, 3118, 3159})
-_BY_CODE: dict[frozenset[int], type[StorageError] | type[InvalidArgument] | type[ConfigurationError]] = {
+_BY_CODE: dict[frozenset[int], type[StorageError | InvalidArgument | ConfigurationError]] = {
     frozenset({1020, 1040, 1053, 1203, 1205, 1213, 1226, 1317, 1614, 1969, 2002, 2003, 3024, 3572}): Unavailable,
     frozenset({3, 1021, 1114}): StorageFull,
     frozenset({1048, 1071, 1118, 1153, 1264, 1265, 1292, 1300, 1301, 1366, 1367, 1406, 1690, 3854}): InvalidArgument,

@@ -160,4 +160,3 @@ def holdfast_backends() -> list[Backend]:
             url=_server_url("mysql", "mysql+pymysql"),
         ),
     ]
-

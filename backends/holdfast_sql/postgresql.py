@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, cast
 
@@ -19,23 +20,22 @@ from holdfast.errors import (
     StorageReadOnly,
     Unavailable,
 )
-
 from holdfast_sql.link import Conflict, MissingTable
 from holdfast_sql.server import ServerDriver, ServerLink, hosts, seconds
 from holdfast_sql.statements import Flavour
 from holdfast_sql.tables import ColumnTypes, short_name, tally_name
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from sqlalchemy import BindParameter, ColumnElement, Index, Table
+    from sqlalchemy.engine import Dialect
 
     from holdfast.driver import Changes, Document
     from holdfast.filters import Order
     from holdfast.plugins import OptionValue
+    from holdfast.schema import Kind
     from holdfast.url import StorageURL
-    from sqlalchemy import BindParameter, ColumnElement, Index, Table
-    from sqlalchemy.engine import Dialect
-
     from holdfast_sql.link import Link
     from holdfast_sql.server import Connection
     from holdfast_sql.statements import Condition, Parameter, Plan
@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 OLDEST = 12
 SHARDS = 32
-"""Each group of a tally has so many rows; a session adds to one of them, so that sessions seldom wait for each other."""
+"""Each group of a tally has so many rows; a session adds to one of them, so that few wait for each other."""
+_ROWS = 1000
+"""So many rows are inserted by one statement."""
 _SETUP_LOCK = 0x686F6C6466617374
 
 
@@ -91,7 +93,7 @@ class PostgreSQLFlavour(Flavour):
 class PostgreSQLLink(ServerLink):
     """One thread's connection to PostgreSQL."""
 
-    errors = (psycopg.Error,)
+    errors = (psycopg.Error, *ServerLink.errors)
     protects_statements = True
 
     _driver: PostgreSQLDriver
@@ -122,15 +124,13 @@ class PostgreSQLLink(ServerLink):
     def _translate(self, error: BaseException, *, writing: bool) -> Exception:
         return self._driver.translate(error, writing=writing)
 
-    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Iterator[Row]:
+    def stream(self, sql: str, arguments: Sequence[Parameter]) -> Generator[Row]:
         """See `Link.stream`."""
         cursor = cast("psycopg.Cursor[Row]", self._ready())
         with self._guarded(writing=False):
-            rows = cursor.stream(sql, arguments or None)  # type: ignore[arg-type]
-            try:
+            rows = cast("Generator[Row]", cursor.stream(sql, arguments or None))
+            with contextlib.closing(rows):
                 yield from rows
-            finally:
-                cast("contextlib.closing[object]", rows).close()  # type: ignore[attr-defined]
 
 
 class PostgreSQLDriver(ServerDriver):
@@ -203,8 +203,8 @@ class PostgreSQLDriver(ServerDriver):
             )
         if encoding != "UTF8":
             raise ConfigurationError(
-                f"{self.shown}: the database has the encoding {encoding}, which cannot keep every text; create one with "
-                "ENCODING 'UTF8'"
+                f"{self.shown}: the database has the encoding {encoding}, which cannot keep every text; create "
+                "one with ENCODING 'UTF8'"
             )
 
     def refused(self, error: psycopg.Error) -> Exception:
@@ -247,6 +247,28 @@ class PostgreSQLDriver(ServerDriver):
         kind = _BY_CLASS.get(state[:2])
         return kind(said) if kind is not None else StorageError(f"{said} ({state})")
 
+    def _insert_many(self, link: Link, plan: Plan, rows: Sequence[Sequence[Parameter]]) -> None:
+        # A statement for each row would also make the triggers count each by itself.
+        sql, numbers = self._insert_arrays(plan)
+        with contextlib.nullcontext() if len(rows) <= _ROWS else link.atomic():
+            for start in range(0, len(rows), _ROWS):
+                columns: list[list[Cell]] = [list(column) for column in zip(*rows[start : start + _ROWS], strict=True)]
+                for place in numbers:
+                    columns[place] = [None if one is None else float(cast("float", one)) for one in columns[place]]
+                link.write(sql, columns, risky=True)
+
+    def _insert_arrays(self, plan: Plan) -> tuple[str, tuple[int, ...]]:
+        """A statement that takes an array for each column, and the positions of those that hold floats."""
+        dialect = self.flavour.dialect()
+        quote = dialect.identifier_preparer.quote
+        columns = plan.table.columns
+        listed = ", ".join(quote(column.name) for column in columns)
+        kinds = plan.format.kinds
+        arrays = ", ".join(f"%s::{_ARRAYS.get(_kind(kinds, column.name), 'text')}[]" for column in columns)
+        numbers = tuple(place for place, column in enumerate(columns) if kinds.get(column.name) == "number")
+        table = quote(plan.collection.name)
+        return f"INSERT INTO {table} ({listed}) SELECT * FROM unnest({arrays})", numbers  # noqa: S608
+
     def _claim(
         self,
         plan: Plan,
@@ -269,23 +291,11 @@ class PostgreSQLDriver(ServerDriver):
 
     # The catalogue
 
-    @functools.cached_property
-    def _quote(self) -> object:
-        return self.flavour.dialect().identifier_preparer.quote
-
-    def _exclusive(self, link: Link) -> contextlib.AbstractContextManager[None]:
-        return self._locked(link)
-
-    def _locked(self, link: Link) -> contextlib.AbstractContextManager[None]:
-        import contextlib
-
-        @contextlib.contextmanager
-        def locked() -> Iterator[None]:
-            with link.atomic():
-                link.read(f"SELECT pg_advisory_xact_lock({_SETUP_LOCK})")
-                yield
-
-        return locked()
+    @contextlib.contextmanager
+    def _exclusive(self, link: Link) -> Iterator[None]:
+        with link.atomic():
+            link.read("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
+            yield
 
     def _tables(self, link: Link) -> set[str]:
         rows = link.read("SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()")
@@ -314,29 +324,42 @@ class PostgreSQLDriver(ServerDriver):
         trigger = short_name("tr", collection.name, *fields)
         columns = ", ".join(f'{name} VARCHAR(255) COLLATE "C" NOT NULL' for name in names)
         complete = " AND ".join(f"change.{name} IS NOT NULL" for name in names)
+        changed = ", ".join(f"change.{name}" for name in names)
         old, new = (", ".join(f"{row}.{name}" for name in names) for row in ("OLD", "NEW"))
         link.command(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
         link.command(
             f"CREATE TABLE {tally} ({columns}, shard SMALLINT NOT NULL, total BIGINT NOT NULL, "
             f"PRIMARY KEY ({listed}, shard))"
         )
-        # The groups are touched in order, so that two sessions that share a shard do not lock each other out.
-        link.command(
-            f"CREATE OR REPLACE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN "  # noqa: S608
+        # The groups are touched in order, so that two sessions that share a shard do not lock each other out. Rows that
+        # come or go together are counted together; an update is counted row by row, because only so can a trigger
+        # leave out, at no cost, those that change nothing of the group.
+        body = (
+            "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN "  # noqa: S608
             f"INSERT INTO {tally} AS kept ({listed}, shard, total) "
-            f"SELECT {', '.join(f'change.{name}' for name in names)}, pg_backend_pid() % {SHARDS}, change.step "
-            f"FROM (VALUES ({old}, -1), ({new}, 1)) AS change ({listed}, step) WHERE {complete} "
-            f"ORDER BY {', '.join(f'change.{name}' for name in names)} "
+            f"SELECT {changed}, pg_backend_pid() % {SHARDS}, {{sum}} FROM {{source}} AS change {{names}}"
+            f"WHERE {complete} {{group}}ORDER BY {changed} "
             f"ON CONFLICT ({listed}, shard) DO UPDATE SET total = kept.total + excluded.total; "
             "RETURN NULL; END $body$"
         )
+        values = f"(VALUES ({old}, -1), ({new}, 1))"
+        for event, parts in {
+            "insert": {"sum": "count(*)", "source": "new_rows", "names": "", "group": f"GROUP BY {changed} "},
+            "delete": {"sum": "-count(*)", "source": "old_rows", "names": "", "group": f"GROUP BY {changed} "},
+            "update": {"sum": "change.step", "source": values, "names": f"({listed}, step) ", "group": ""},
+        }.items():
+            link.command(body.format(name=f"{trigger}_{event}", **parts))
         link.command(
-            f"CREATE TRIGGER {trigger}_rows AFTER INSERT OR DELETE ON {table} FOR EACH ROW "
-            f"EXECUTE FUNCTION {trigger}()"
+            f"CREATE TRIGGER {trigger}_insert AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {trigger}_insert()"
+        )
+        link.command(
+            f"CREATE TRIGGER {trigger}_delete AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {trigger}_delete()"
         )
         link.command(
             f"CREATE TRIGGER {trigger}_update AFTER UPDATE OF {listed} ON {table} FOR EACH ROW "
-            f"WHEN (({old}) IS DISTINCT FROM ({new})) EXECUTE FUNCTION {trigger}()"
+            f"WHEN (({old}) IS DISTINCT FROM ({new})) EXECUTE FUNCTION {trigger}_update()"
         )
         kept = " AND ".join(f"{name} IS NOT NULL" for name in names)
         link.command(
@@ -344,7 +367,12 @@ class PostgreSQLDriver(ServerDriver):
         )
 
 
-_BY_STATE: dict[str, type[StorageError] | type[InvalidArgument] | type[ConfigurationError]] = {
+def _kind(kinds: Mapping[str, Kind], column: str) -> Kind:
+    return "integer" if column == "revision" else kinds.get(column, "text")
+
+
+_ARRAYS: dict[Kind, str] = {"integer": "bigint", "number": "double precision", "boolean": "boolean"}
+_BY_STATE: dict[str, type[StorageError | InvalidArgument | ConfigurationError]] = {
     "25006": StorageReadOnly,
     "42501": StorageReadOnly,
     "42P01": MissingTable,
@@ -360,7 +388,7 @@ _BY_STATE: dict[str, type[StorageError] | type[InvalidArgument] | type[Configura
     "XX001": StorageDamaged,
     "XX002": StorageDamaged,
 }
-_BY_CLASS: dict[str, type[StorageError] | type[InvalidArgument] | type[ConfigurationError]] = {
+_BY_CLASS: dict[str, type[StorageError | InvalidArgument | ConfigurationError]] = {
     "08": Unavailable,
     "22": InvalidArgument,
     "23": InvalidArgument,

@@ -14,7 +14,6 @@ from urllib.parse import unquote
 
 from holdfast.driver import Instant
 from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageClosed, Unavailable
-
 from holdfast_sql.driver import SQLDriver
 from holdfast_sql.link import Link
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from holdfast.url import StorageURL
-
     from holdfast_sql.statements import Condition, Flavour, Parameter, Plan
     from holdfast_sql.tables import Row
 
@@ -64,8 +62,8 @@ class ServerLink(Link):
     A single statement is sent without BEGIN and COMMIT; the server commits it by itself.
     """
 
-    errors: ClassVar[tuple[type[BaseException], ...]] = ()
-    """What the database driver raises."""
+    errors: ClassVar[tuple[type[Exception], ...]] = (OSError, UnicodeError)
+    """What a statement raises."""
     begin_statement = "BEGIN"
     protects_statements = False
     """Whether a statement that fails spoils its transaction, unless a savepoint protects it."""
@@ -132,7 +130,7 @@ class ServerLink(Link):
         """Translate what a statement raises; an interrupted one costs the connection."""
         try:
             yield
-        except (*self.errors, OSError, UnicodeError) as error:
+        except self.errors as error:
             raise self.failed(self._meaning(error, writing=writing, arguments=arguments)) from error
         except BaseException as error:
             self.drop()

@@ -16,7 +16,6 @@ from holdfast.codec import dumps
 from holdfast.driver import Increment
 from holdfast.errors import InvalidQuery
 from holdfast.filters import Comparison
-
 from holdfast_sql.tables import Cell, RowFormat, build_table, index_name, tally_name, unique_name
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from holdfast.driver import Changes
     from holdfast.filters import Filter, Operator, Order
     from holdfast.schema import Collection, Kind
-
     from holdfast_sql.tables import ColumnTypes
 
 Parameter: TypeAlias = "Cell | list[Cell]"
@@ -139,9 +137,7 @@ class Plan:
     def indexes(self) -> list[Index]:
         """The indexes of the table, unique ones first."""
         collection, flavour = self.collection, self.flavour
-        found = [
-            flavour.index(unique_name(collection, key), self.table, key, unique=True) for key in collection.unique
-        ]
+        found = [flavour.index(unique_name(collection, key), self.table, key, unique=True) for key in collection.unique]
         for fields in collection.indexes:
             found.append(flavour.index(index_name(collection, fields), self.table, fields, unique=False))
         return found
@@ -174,9 +170,8 @@ class Plan:
                     shape.append((field, exact.operator, type(exact.value), 0))
                     values.append(cast("Cell", exact.value))
             elif value is None or of in _SAME_KIND[kind]:
-                if value is None or of is bool:
-                    if one.operator not in ("=", "!="):
-                        return Condition((), [], (), True)
+                if (value is None or of is bool) and one.operator not in ("=", "!="):
+                    return Condition((), [], (), True)
                 shape.append((field, one.operator, of, 0))
                 if value is not None:
                     values.append(cast("Cell", value))
@@ -338,10 +333,10 @@ class Plan:
         key = ("exists", shape)
         found = self._statements.get(key)
         if found is None:
-            from sqlalchemy import literal_column, select
+            from sqlalchemy import select
 
-            statement = select(literal_column("1")).select_from(self.table)
-            found = self._keep(key, statement.where(*self._where(shape, _Names())).suffix_with(_limit_one()))
+            matching = self._where(shape, _Names())
+            found = self._keep(key, select(self.table.c.id).where(*matching).suffix_with(_limit_one()))
         return found
 
     def with_undeclared(self) -> Statement:
@@ -493,7 +488,7 @@ class Plan:
 
 
 class _Names:
-    """Hands out parameters named after the position of their value: p0, p1, …"""
+    """Hands out parameters named after the position of their value: p0, p1 and so on."""
 
     def __init__(self) -> None:
         self._count = 0

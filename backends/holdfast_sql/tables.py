@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from holdfast.codec import dumps, loads
 from holdfast.driver import Document
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.codec import Plain
     from holdfast.schema import Collection, Kind
 
-Cell: TypeAlias = "None | bool | int | float | str"
+Cell: TypeAlias = "bool | int | float | str | None"
 """What stands in a column."""
 Row: TypeAlias = tuple[Cell, ...]
 
@@ -40,6 +40,7 @@ _TYPES: dict[Kind, tuple[type, ...]] = {
     "boolean": (bool,),
     "json": (dict, list, str, int, float, bool),
 }
+_LENGTHS: dict[Kind, int] = {"string": STRING_LENGTH, "time": TIME_LENGTH}
 _KNOWN_SIGNATURES = 4096
 
 
@@ -118,13 +119,13 @@ def build_table(collection: Collection, types: ColumnTypes, metadata: MetaData) 
     """The table of a collection, without its indexes (dialects differ there)."""
     from sqlalchemy import BigInteger, Column, Table
 
-    options = cast("dict[str, bool]", types.table_options)
+    options: dict[str, Any] = dict(types.table_options)
     return Table(
         collection.name,
         metadata,
         Column("id", types.string(ID_LENGTH), primary_key=True),
         Column("revision", BigInteger(), nullable=False),
-        *(Column(field.name, types.of(field.kind)) for field in collection.fields),
+        *[Column(field.name, types.of(field.kind)) for field in collection.fields],
         Column("body", types.text()),
         **options,
     )
@@ -134,7 +135,7 @@ def build_schema_table(types: ColumnTypes, metadata: MetaData) -> Table:
     """The table that records the version of the schema."""
     from sqlalchemy import BigInteger, Column, Table
 
-    options = cast("dict[str, bool]", types.table_options)
+    options: dict[str, Any] = dict(types.table_options)
     return Table(
         SCHEMA_TABLE,
         metadata,
@@ -161,8 +162,10 @@ class RowFormat:
         self._declared = self.kinds.keys()
         self._json = tuple(name for name, kind in self.kinds.items() if kind == "json")
         self._json_places = tuple(place for place, kind in enumerate(self.kinds.values()) if kind == "json")
-        self._booleans = tuple(
-            name for name, kind in self.kinds.items() if kind == "boolean" and booleans_are_integers
+        self._booleans = tuple(name for name, kind in self.kinds.items() if kind == "boolean" and booleans_are_integers)
+        # Servers cut trailing spaces off without a word, so the length is checked here, and alike for all.
+        self._limits = tuple(
+            (place, _LENGTHS[kind]) for place, kind in enumerate(self.kinds.values()) if kind in _LENGTHS
         )
         self._signatures: set[tuple[type, ...]] = set()
 
@@ -177,6 +180,12 @@ class RowFormat:
         signature = tuple(map(type, values))
         if signature not in self._signatures:
             self._check(document.id, values, signature)
+        for place, most in self._limits:
+            text = values[place]
+            if text is not None and len(cast("str", text)) > most:
+                self._refuse_length(self.names[place], cast("str", text), most)
+        if len(document.id) > ID_LENGTH:
+            self._refuse_length("id", document.id, ID_LENGTH)
         for place in self._json_places:
             value = values[place]
             if value is not None:
@@ -199,6 +208,13 @@ class RowFormat:
             raise InvalidArgument(
                 f"field {name!r}{where} holds {kind} values, not {value!r:.80} ({type(value).__name__})"
             )
+        if isinstance(value, str) and kind in _LENGTHS and len(value) > _LENGTHS[kind]:
+            self._refuse_length(name, value, _LENGTHS[kind])
+
+    def _refuse_length(self, name: str, text: str, most: int) -> None:
+        raise InvalidArgument(
+            f"{name!r} in {self.collection.name} takes at most {most} characters, not {len(text)}: {text!r:.80}"
+        )
 
     def read(self, row: Sequence[Cell]) -> Document:
         """The document of a row; every declared field stands in its body, None where it is null."""

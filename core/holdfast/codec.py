@@ -13,16 +13,18 @@ import json
 import math
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from holdfast.errors import EncodingError, StorageDamaged
+from holdfast.errors import EncodingError, StorageDamaged, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 TAG = "~"
+DEPTH = 90
+"""How deeply lists and dicts of plain values may be nested; neither backends nor readers have trouble with it."""
 _INT_LIMIT = 2**63
 _SUPPORTED = (
     "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, aware datetime, "
@@ -34,7 +36,10 @@ def encode_time(value: datetime.datetime) -> str:
     """An aware datetime as ISO 8601 text in UTC of fixed width (32 characters), so that texts order as times do."""
     if value.utcoffset() is None:
         raise EncodingError(f"a time needs a time zone, and {value!r} has none; use datetime.now(datetime.UTC)")
-    return value.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+    try:
+        return value.astimezone(datetime.UTC).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise EncodingError(f"{value!r} is not between the years 1 and 9999 in UTC") from None
 
 
 def decode_time(text: str) -> datetime.datetime:
@@ -57,19 +62,21 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def _unbase64(text: Plain) -> bytes:
+    return base64.b64decode(cast("str", text), validate=True)
+
+
 def encode(value: object) -> Plain:
     """The plain form of a value.
 
     Raises:
         EncodingError: a type that could not be brought back exactly, or a value nested too deeply (or in itself).
     """
-    try:
-        return _encode(value)
-    except RecursionError:
-        raise EncodingError("a value is nested too deeply to be stored, or contains itself") from None
+    return _encode(value, DEPTH)
 
 
-def _encode(value: object) -> Plain:
+def _encode(value: object, left: int) -> Plain:
+    """The plain form of a value, with at most ``left`` lists and dicts nested in each other."""
     kind = type(value)
     if kind is float:
         number = cast("float", value)
@@ -84,45 +91,49 @@ def _encode(value: object) -> Plain:
         return whole if -_INT_LIMIT <= whole < _INT_LIMIT else {"~int": hex(whole)}
     if value is None or kind is bool:
         return cast("bool | None", value)
+    if left <= 0:
+        raise EncodingError(
+            f"a value is nested too deeply to be stored ({DEPTH} levels at most), or contains itself: "
+            f"the innermost is a {kind.__qualname__}"
+        )
     if kind is dict:
-        return _encode_dict(cast("dict[object, object]", value))
+        return _encode_dict(cast("dict[object, object]", value), left)
     if kind is list:
-        return [_encode(one) for one in cast("list[object]", value)]
-    encoder = _ENCODERS.get(kind)
-    if encoder is not None:
-        return encoder(value)
+        return _encode_each(cast("list[object]", value), left)
+    tag = _SEQUENCES.get(kind)
+    if tag is not None:
+        return {tag: _encode_each(cast("Iterable[object]", value), left - 1)}
+    if kind is bytes:
+        return {"~bytes": _base64(cast("bytes", value))}
     if isinstance(value, datetime.datetime):
         return {"~time": encode_time(value)}
     if kind.__module__.partition(".")[0] == "numpy":
-        return _encode_numpy(value)
+        return _encode_numpy(value, left)
     raise EncodingError(
-        f"a {kind.__module__}.{kind.__qualname__} cannot be stored: {value!r:.80}. Convert it to one of: {_SUPPORTED}"
+        f"a {kind.__module__}.{kind.__qualname__} cannot be stored: {shown(value)}. Convert it to one of: {_SUPPORTED}"
     )
 
 
-def _encode_dict(value: dict[object, object]) -> Plain:
+def _encode_each(values: Iterable[object], left: int) -> Plain:
+    return [_encode(one, left - 1) for one in values]
+
+
+def _encode_dict(value: dict[object, object], left: int) -> Plain:
     for key in value:
         if type(key) is not str or key.startswith(TAG) or not _is_clean(key):
-            return {"~dict": [[_encode(one), _encode(other)] for one, other in value.items()]}
-    return {cast("str", key): _encode(one) for key, one in value.items()}
+            return {"~dict": [[_encode(one, left - 3), _encode(other, left - 3)] for one, other in value.items()]}
+    return {cast("str", key): _encode(one, left - 1) for key, one in value.items()}
 
 
-_ENCODERS: dict[type, Callable[[object], Plain]] = {
-    bytes: lambda value: {"~bytes": _base64(cast("bytes", value))},
-    tuple: lambda value: {"~tuple": [_encode(one) for one in cast("tuple[object, ...]", value)]},
-    set: lambda value: {"~set": [_encode(one) for one in cast("set[object]", value)]},
-    frozenset: lambda value: {"~frozenset": [_encode(one) for one in cast("frozenset[object]", value)]},
-}
+_SEQUENCES: dict[type, str] = {tuple: "~tuple", set: "~set", frozenset: "~frozenset"}
 
 
-def _encode_numpy(value: object) -> Plain:
+def _encode_numpy(value: object, left: int) -> Plain:
     import numpy as np
 
     if isinstance(value, np.ndarray) and type(value) is np.ndarray:
-        if value.dtype.hasobject:
-            if value.dtype != np.dtype(object):
-                raise EncodingError(f"a numpy array with object fields cannot be stored: dtype {value.dtype!r}")
-            items = [_encode(one) for one in value.ravel().tolist()]
+        if value.dtype == np.dtype(object):
+            items = _encode_each(value.ravel().tolist(), left - 2)
             return {"~array": {"dtype": "O", "shape": list(value.shape), "items": items}}
         return {
             "~array": {
@@ -131,13 +142,26 @@ def _encode_numpy(value: object) -> Plain:
                 "data": _base64(value.tobytes()),
             }
         }
-    if isinstance(value, np.generic) and not value.dtype.hasobject:
+    if isinstance(value, np.str_):  # as text, because numpy drops NULs at the end of its buffers
+        return {"~scalar": {"dtype": "U", "value": _encode(value[:], left)}}
+    if isinstance(value, np.bytes_):
+        return {"~scalar": {"dtype": "S", "value": _encode(value[:], left)}}
+    if isinstance(value, np.generic):
         return {"~scalar": {"dtype": _dtype(value.dtype), "data": _base64(value.tobytes())}}
-    raise EncodingError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored: {value!r:.80}")
+    raise EncodingError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored: {shown(value)}")
 
 
 def _dtype(dtype: np.dtype[np.generic]) -> Plain:
-    return dtype.str if dtype.names is None else _encode(dtype.descr)
+    """A dtype of which all is told by its description, in words of numpy's own file format."""
+    import numpy as np
+
+    try:
+        stored = dtype.str if dtype.names is None else encode(np.lib.format.dtype_to_descr(dtype))
+        if not dtype.hasobject and _decode_dtype(stored) == dtype:
+            return stored
+    except ValueError:  # fields that overlap
+        pass
+    raise EncodingError(f"a numpy.ndarray, or a scalar, of dtype {shown(dtype)} cannot be stored")
 
 
 def decode(value: Plain) -> object:
@@ -165,8 +189,8 @@ def _decode_tagged(tag: str, content: Plain) -> object:
         raise StorageDamaged(f"a stored value has the unknown tag {tag!r}; was it written by a newer Holdfast?")
     try:
         return decoder(content)
-    except (ValueError, TypeError, KeyError) as error:
-        raise StorageDamaged(f"a stored value with the tag {tag!r} is damaged: {content!r:.80}") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise StorageDamaged(f"a stored value with the tag {tag!r} is damaged: {shown(content)}") from error
 
 
 def _decode_array(content: Plain) -> object:
@@ -175,10 +199,12 @@ def _decode_array(content: Plain) -> object:
     parts = cast("dict[str, Plain]", content)
     shape = tuple(cast("list[int]", parts["shape"]))
     if parts["dtype"] == "O":
-        array = np.empty(shape, dtype=object)
-        array.ravel()[:] = [decode(one) for one in cast("list[Plain]", parts["items"])]
-        return array
-    data = base64.b64decode(cast("str", parts["data"]))
+        items = cast("list[Plain]", parts["items"])
+        array = np.empty(len(items), dtype=object)
+        for place, one in enumerate(items):
+            array[place] = decode(one)
+        return array.reshape(shape)
+    data = _unbase64(parts["data"])
     return np.frombuffer(data, dtype=_decode_dtype(parts["dtype"])).reshape(shape).copy()
 
 
@@ -186,20 +212,25 @@ def _decode_scalar(content: Plain) -> object:
     import numpy as np
 
     parts = cast("dict[str, Plain]", content)
-    return np.frombuffer(base64.b64decode(cast("str", parts["data"])), dtype=_decode_dtype(parts["dtype"]))[0]
+    dtype = _decode_dtype(parts["dtype"])
+    if "value" in parts:
+        return dtype.type(decode(parts["value"]))
+    return np.frombuffer(_unbase64(parts["data"]), dtype=dtype)[0]
 
 
 def _decode_dtype(stored: Plain) -> np.dtype[np.generic]:
     import numpy as np
 
-    return np.dtype(stored if isinstance(stored, str) else cast("list[tuple[str, str]]", decode(stored)))
+    if isinstance(stored, str):
+        return np.dtype(stored)
+    return np.lib.format.descr_to_dtype(cast("list[tuple[str, str]]", decode(stored)))
 
 
 _DECODERS: dict[str, Callable[[Plain], object]] = {
     "~float": lambda content: float(cast("str", content)),
     "~int": lambda content: int(cast("str", content), 16),
-    "~text": lambda content: base64.b64decode(cast("str", content)).decode("utf-8", "surrogatepass"),
-    "~bytes": lambda content: base64.b64decode(cast("str", content)),
+    "~text": lambda content: _unbase64(content).decode("utf-8", "surrogatepass"),
+    "~bytes": _unbase64,
     "~time": lambda content: decode_time(cast("str", content)),
     "~tuple": lambda content: tuple(decode(one) for one in cast("list[Plain]", content)),
     "~set": lambda content: {decode(one) for one in cast("list[Plain]", content)},
@@ -226,5 +257,5 @@ def loads(text: str) -> Plain:
     """
     try:
         return cast("Plain", _parse(text))
-    except ValueError as error:
-        raise StorageDamaged(f"a stored text is not JSON ({error}): {text!r:.80}") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageDamaged(f"a stored text is not JSON ({error}): {shown(text)}") from error

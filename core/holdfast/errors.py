@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def shown(value: object) -> str:
+    """What a message shows of any value: the beginning of its repr, whatever that is and even if it has none."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # too many digits, too deep, or a class whose repr fails
+        return f"a {type(value).__name__} that cannot be shown"
+
+
 class HoldfastError(Exception):
     """The root of every error that Holdfast raises on purpose."""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from holdfast import codec
-from holdfast.errors import EncodingError, InvalidQuery
+from holdfast.errors import EncodingError, InvalidQuery, shown
 
 if TYPE_CHECKING:
     from holdfast.codec import Plain
@@ -165,7 +165,7 @@ def parse(
         return ()
     if not isinstance(query, Mapping):
         raise InvalidQuery(
-            f"{argument} must be a dict such as {{'status': 'new'}}, not {type(query).__name__}: {query!r:.80}"
+            f"{argument} must be a dict such as {{'status': 'new'}}, not {type(query).__name__}: {shown(query)}"
         )
     public = dict(names or {})
     fields = {field.name: field for field in collection.fields if field.public}
@@ -197,7 +197,7 @@ def _conditions(path: str, condition: object, field: Field | None, argument: str
     for word, value in condition.items():
         if word in ("$in", "$nin"):
             if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (Sequence, set, frozenset)):
-                raise InvalidQuery(f"{argument}: {word} of {path!r} takes a list, not {value!r:.80}")
+                raise InvalidQuery(f"{argument}: {word} of {path!r} takes a list, not {shown(value)}")
             values = tuple(_plain(path, one, field, argument) for one in value)
             if word == "$in":
                 found.append(Comparison(path, "in", values))
@@ -230,12 +230,12 @@ def _plain(path: str, value: object, field: Field | None, argument: str) -> Plai
     try:
         plain = codec.encode(value)
     except EncodingError as error:
-        raise InvalidQuery(f"{argument}: {path!r} cannot be compared with {value!r:.80}: {error}") from error
+        raise InvalidQuery(f"{argument}: {path!r} cannot be compared with {shown(value)}: {error}") from error
     if field is None or plain is None:
         return plain
     if not isinstance(plain, _TAKES[field.kind]) or (isinstance(plain, bool) and field.kind != "boolean"):
         raise InvalidQuery(
             f"{argument}: {path!r} is compared with {field.kind} values, "
-            f"not with {value!r:.80} ({type(value).__name__})"
+            f"not with {shown(value)} ({type(value).__name__})"
         )
     return plain

@@ -20,6 +20,7 @@ from holdfast.errors import (
     MissingArguments,
     TrialNotFound,
     Unsupported,
+    shown,
 )
 from holdfast.filters import Comparison, Filter, Order, equal, parse, suggest
 from holdfast.keeper import Keeper
@@ -87,7 +88,7 @@ def select(records: Iterable[object], selection: Sequence[str], known: Sequence[
         InvalidQuery: a field that the records have not.
     """
     if isinstance(selection, str) or not isinstance(selection, Sequence):
-        raise InvalidQuery(f"selection must be a list of field names, not {selection!r:.80}")
+        raise InvalidQuery(f"selection must be a list of field names, not {shown(selection)}")
     for name in selection:
         head = str(name).partition(".")[0]
         if head not in known:
@@ -220,7 +221,7 @@ class ReadOnlyStorage:
         if experiment is None and uid is None:
             raise MissingArguments("name the experiment: give the record, or its id as uid=…")
         if uid is not None and not isinstance(uid, str):
-            raise InvalidType(f"uid must be the id of an experiment, a str, not {type(uid).__name__}: {uid!r:.80}")
+            raise InvalidType(f"uid must be the id of an experiment, a str, not {type(uid).__name__}: {shown(uid)}")
         if isinstance(experiment, Experiment):
             found = experiment.id
         elif experiment is None:
@@ -229,7 +230,7 @@ class ReadOnlyStorage:
             found = check_text("the id of an experiment", experiment)
         else:
             raise InvalidType(
-                f"an experiment is given as a record or an id, not {type(experiment).__name__}: {experiment!r:.80}"
+                f"an experiment is given as a record or an id, not {type(experiment).__name__}: {shown(experiment)}"
             )
         if uid is not None and uid != found:
             raise ConflictingArguments(f"two experiments are named, {found!r} and uid={uid!r}: give one of them")
@@ -240,7 +241,7 @@ class ReadOnlyStorage:
         if trial is None and uid is None:
             raise MissingArguments("name the trial: give the record, or its id as uid=…")
         if uid is not None and not isinstance(uid, str):
-            raise InvalidType(f"uid must be the id of a trial, a str, not {type(uid).__name__}: {uid!r:.80}")
+            raise InvalidType(f"uid must be the id of a trial, a str, not {type(uid).__name__}: {shown(uid)}")
         wanted = None if experiment_uid is None else self._experiment_id(experiment_uid, None)
         if isinstance(trial, Trial):
             if uid is not None and uid != trial.id:
@@ -255,7 +256,7 @@ class ReadOnlyStorage:
                 )
             return cast("str", trial.experiment or wanted), trial.id
         if trial is not None and not isinstance(trial, str):
-            raise InvalidType(f"a trial is given as a record or an id, not {type(trial).__name__}: {trial!r:.80}")
+            raise InvalidType(f"a trial is given as a record or an id, not {type(trial).__name__}: {shown(trial)}")
         if trial is not None and uid is not None and trial != uid:
             raise ConflictingArguments(f"two trials are named, {trial!r} and uid={uid!r}: give one of them")
         identifier = check_text("the id of a trial", trial if trial is not None else uid)
@@ -599,7 +600,7 @@ class ReadOnlyStorage:
     ) -> list[Attempt]:
         """The executions of a trial, the first one first.
 
-        One whose worker died before it could note the end has the outcome that the trial tells: its status, or ``lost``.
+        One whose worker died before it noted the end has the outcome that the trial tells: its status, or ``lost``.
         """
         experiment, identifier = self._trial_key(trial, uid, experiment_uid)
         found = self._waist.find(ATTEMPTS, equal(experiment=experiment, trial=identifier), [Order("number")])

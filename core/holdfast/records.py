@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 import attrs
 
 from holdfast import codec
-from holdfast.errors import InvalidArgument, InvalidType
+from holdfast.errors import InvalidArgument, InvalidType, shown
 from holdfast.statuses import ExperimentStatus, TrialStatus, experiment_status, trial_status
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: 
         InvalidArgument: empty, longer than ``limit`` characters, or with a character that cannot be stored.
     """
     if not isinstance(value, str):
-        raise InvalidType(f"{label} must be a str, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(f"{label} must be a str, not {type(value).__name__}: {shown(value)}")
     if not value and not empty:
         raise InvalidArgument(f"{label} must not be empty")
     if limit is not None and len(value) > limit:
         raise InvalidArgument(f"{label} is {len(value)} characters long, and {limit} is the most: {value[:40]!r}…")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArgument(
-            f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {value!r:.80}"
+            f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {shown(value)}"
         )
-    return value
+    return str.__str__(value)
 
 
 def check_number(label: str, value: object, *, above: float | None = None) -> float:
@@ -65,11 +65,12 @@ def check_number(label: str, value: object, *, above: float | None = None) -> fl
         InvalidArgument: not finite, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {value!r:.80}")
-    if not math.isfinite(value) or (above is not None and value <= above):
+        raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {shown(value)}")
+    number = _to_float(value)
+    if not isinstance(number, float) or not math.isfinite(number) or (above is not None and number <= above):
         bound = "finite" if above is None else f"finite and greater than {above:g}"
-        raise InvalidArgument(f"{label} must be {bound}, not {value!r}")
-    return float(value)
+        raise InvalidArgument(f"{label} must be {bound}, not {shown(value)}")
+    return number
 
 
 def check_integer(label: str, value: object, *, least: int = -(2**63)) -> int:
@@ -80,9 +81,9 @@ def check_integer(label: str, value: object, *, least: int = -(2**63)) -> int:
         InvalidArgument: too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(f"{label} must be an int, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(f"{label} must be an int, not {type(value).__name__}: {shown(value)}")
     if not least <= value < 2**63:
-        raise InvalidArgument(f"{label} must be between {least} and 2**63 - 1, not {value!r:.80}")
+        raise InvalidArgument(f"{label} must be between {least} and 2**63 - 1, not {shown(value)}")
     return int(value)
 
 
@@ -111,25 +112,27 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: object) 
 def _time(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, datetime.datetime):
         raise InvalidType(
-            f"{_owner(instance, attribute)} must be a datetime, not {type(value).__name__}: {value!r:.80}"
+            f"{_owner(instance, attribute)} must be a datetime, not {type(value).__name__}: {shown(value)}"
         )
     if value.utcoffset() is None:
         raise InvalidArgument(
             f"{_owner(instance, attribute)} needs a time zone: {value!r}; use datetime.now(datetime.UTC)"
         )
+    if value.tzinfo is not datetime.UTC:  # the converter could not
+        raise InvalidArgument(f"{_owner(instance, attribute)} is not between the years 1 and 9999 in UTC: {value!r}")
 
 
 def _names(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     label = _owner(instance, attribute)
     if not isinstance(value, Mapping):
-        raise InvalidType(f"{label} must be a dict, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(f"{label} must be a dict, not {type(value).__name__}: {shown(value)}")
     for name in value:
         check_text(f"a name in {label}", name)
 
 
 def _list(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, list):
-        raise InvalidType(f"{_owner(instance, attribute)} must be a list, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(f"{_owner(instance, attribute)} must be a list, not {type(value).__name__}: {shown(value)}")
 
 
 def _optional(check: _Check) -> _Check:
@@ -137,12 +140,20 @@ def _optional(check: _Check) -> _Check:
 
 
 def _utc(value: datetime.datetime | None) -> datetime.datetime | None:
-    aware = isinstance(value, datetime.datetime) and value.utcoffset() is not None
-    return value.astimezone(datetime.UTC) if aware and value is not None else value
+    if not isinstance(value, datetime.datetime) or value.utcoffset() is None:
+        return value
+    try:
+        return value.astimezone(datetime.UTC)
+    except OverflowError:
+        return value
 
 
 def _to_float(value: object) -> object:
-    return float(value) if type(value) is int and abs(value) < 2**53 else value
+    """A number as a float; anything else, and what is too large, as it is."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    except OverflowError:
+        return value
 
 
 def _to_seconds(value: float) -> float:
@@ -151,6 +162,22 @@ def _to_seconds(value: float) -> float:
 
 def _to_seconds_or_none(value: float | None) -> float | None:
     return cast("float | None", _to_float(value))
+
+
+def _exact(value: object) -> object:
+    """A text or an int of a derived class (an enumeration, numpy's) as Python's own."""
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, int) and kind is not bool else value
+
+
+def _exact_fields(record: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Texts and ints of every record are exactly that, so that each driver can store them."""
+    plain = ("str", "str | None", "int", "int | None")
+    return [field.evolve(converter=_exact) if field.type in plain else field for field in fields]
 
 
 def _plain_scalar(value: object) -> object:
@@ -194,14 +221,14 @@ class _NamedValues(Mapping[str, object]):
         if isinstance(given, _NamedValues):
             known = {**given._types, **known}
         for name, value in self._pairs(given, known):
+            name = check_text(f"the name of a {self._label}", name)
             if name in self._values:
                 raise InvalidArgument(f"{self._label} {name!r} is given twice")
-            check_text(f"the name of a {self._label}", name)
             value = _plain_scalar(value)
-            kind = known.get(name) or self.infer(name, value)
+            kind = known[name] if name in known else self.infer(name, value)
             if kind not in self._TYPES:
                 raise InvalidArgument(
-                    f"{self._label} {name!r} must have a type of {', '.join(self._TYPES)}, not {kind!r}"
+                    f"{self._label} {name!r} must have a type of {', '.join(self._TYPES)}, not {shown(kind)}"
                 )
             self._values[name] = self._coerce(name, value, kind)
             self._types[name] = kind
@@ -212,21 +239,21 @@ class _NamedValues(Mapping[str, object]):
             return
         if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
             raise InvalidType(
-                f"{self._label}s must be a dict from names to values, not {type(given).__name__}: {given!r:.80}"
+                f"{self._label}s must be a dict from names to values, not {type(given).__name__}: {shown(given)}"
             )
         for one in given:
             if isinstance(one, Mapping):
                 if not {"name", "value"} <= set(one) <= {"name", "type", "value"}:
                     raise InvalidArgument(
-                        f"a {self._label} given as a dict has a name, a type and a value: {one!r:.80}"
+                        f"a {self._label} given as a dict has a name, a type and a value: {shown(one)}"
                     )
                 name, kind, value = one["name"], one.get("type"), one["value"]
             elif isinstance(one, (Param, Result)):
                 name, kind, value = one.name, one.type, one.value
             else:
-                raise InvalidType(f"a {self._label} must be a dict or a record, not {type(one).__name__}: {one!r:.80}")
+                raise InvalidType(f"a {self._label} must be a dict or a record, not {type(one).__name__}: {shown(one)}")
             if kind is not None:
-                known[name] = kind
+                known[check_text(f"the name of a {self._label}", name)] = kind
             yield name, value
 
     @property
@@ -301,7 +328,7 @@ class Params(_NamedValues):
     @staticmethod
     def _coerce(name: str, value: object, kind: str) -> object:
         if kind == "real":
-            return _to_float(value)
+            return _to_float(value) if type(value) is int and abs(value) < 2**53 else value
         if kind == "integer" and type(value) is float and value.is_integer():
             return int(value)
         return value
@@ -348,23 +375,30 @@ class Results(_NamedValues):
     def _coerce(name: str, value: object, kind: str) -> object:
         if kind == "objective":
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InvalidType(f"the objective {name!r} must be a number, not {type(value).__name__}: {value!r:.80}")
+                raise InvalidType(
+                    f"the objective {name!r} must be a number, not {type(value).__name__}: {shown(value)}"
+                )
             try:
                 return float(value)
             except OverflowError:
-                raise InvalidArgument(f"the objective {name!r} is too large for a float: {value!r:.80}") from None
+                raise InvalidArgument(f"the objective {name!r} is too large for a float: {shown(value)}") from None
         return value
 
 
-def _canonical(value: object) -> Plain:
-    """The form in which params are compared: equal numbers are equal, whatever their type."""
+def _canonical(value: object, left: int = codec.DEPTH) -> Plain:
+    """The form in which params are compared: equal numbers are equal, whatever their type; sets have no order."""
     value = _plain_scalar(value)
     if type(value) is float and value.is_integer():
         return codec.encode(int(value))
+    if left <= 0:
+        return codec.encode(value)
     if isinstance(value, (list, tuple)):
-        return [_canonical(one) for one in value]
+        return [_canonical(one, left - 1) for one in value]
+    if isinstance(value, (set, frozenset)):
+        return {"~set": cast("Plain", sorted((_canonical(one, left - 1) for one in value), key=codec.dumps))}
     if type(value) is dict:
-        return {"~dict": [[codec.encode(key), _canonical(one)] for key, one in sorted(value.items(), key=repr)]}
+        pairs = [[_canonical(key, left - 1), _canonical(one, left - 1)] for key, one in value.items()]
+        return {"~dict": cast("Plain", sorted(pairs, key=codec.dumps))}
     return codec.encode(value)
 
 
@@ -377,6 +411,7 @@ def derive_trial_id(params: object) -> str:
         EncodingError: a value that cannot be stored.
     """
     given = params if isinstance(params, Params) else Params(params)
+    codec.encode(dict(given))  # before anything that follows a value which contains itself
     canonical = [[name, _canonical(given[name])] for name in sorted(given)]
     return hashlib.sha256(codec.dumps(cast("Plain", canonical)).encode()).hexdigest()[:32]
 
@@ -386,7 +421,7 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Experiment:
     """A search: what is varied, how it is proposed, and where it stands.
 
@@ -441,10 +476,10 @@ def _to_params(given: object) -> Params:
 
 
 def _to_results(given: object) -> Results:
-    return given if type(given) is Results else Results(given or ())
+    return given if type(given) is Results else Results(() if given is None else given)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Trial:
     """One point of the search space, and what became of it.
 
@@ -494,7 +529,7 @@ class Trial:
         return hash((self.experiment, self.id))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Attempt:
     """One execution of a trial; each reservation that is run adds one.
 
@@ -520,7 +555,7 @@ class Attempt:
     ended: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Measurement:
     """An intermediate result.
 
@@ -547,7 +582,7 @@ class Measurement:
     def _check_value(self, attribute: attrs.Attribute[float], value: object) -> None:
         if type(value) is not float:
             raise InvalidType(
-                f"Measurement.value must be a float, not {type(value).__name__}: {value!r:.80} (of {self.name!r})"
+                f"Measurement.value must be a float, not {type(value).__name__}: {shown(value)} (of {self.name!r})"
             )
 
 
@@ -560,14 +595,14 @@ def measured(value: object) -> float:
     """
     value = _plain_scalar(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(f"a measured value must be a number, not {type(value).__name__}: {value!r:.80}")
+        raise InvalidType(f"a measured value must be a number, not {type(value).__name__}: {shown(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise InvalidArgument(f"a measured value is too large for a float: {value!r:.80}") from None
+        raise InvalidArgument(f"a measured value is too large for a float: {shown(value)}") from None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Resource:
     """Something that one holder at a time uses: a GPU, a licence, a slot.
 
@@ -595,7 +630,7 @@ class Resource:
         return hash(self.id)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_exact_fields)
 class Benchmark:
     """A comparison of algorithms.
 

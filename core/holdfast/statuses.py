@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, cast
 
-from holdfast.errors import InvalidArgument
+from holdfast.errors import InvalidArgument, shown
 from holdfast.filters import suggest
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def trial_status(value: object, argument: str = "status") -> TrialStatus:
     except ValueError:
         known = [str(one) for one in TrialStatus]
         raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {value!r:.80}.{suggest(str(value), known)}"
+            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(str(value), known)}"
         ) from None
 
 
@@ -91,5 +91,5 @@ def experiment_status(value: object, argument: str = "status") -> ExperimentStat
     except ValueError:
         known = [str(one) for one in ExperimentStatus]
         raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {value!r:.80}.{suggest(str(value), known)}"
+            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(str(value), known)}"
         ) from None

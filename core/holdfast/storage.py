@@ -30,6 +30,7 @@ from holdfast.errors import (
     ReservationLost,
     ResourceNotFound,
     UniqueViolation,
+    shown,
 )
 from holdfast.events import ExperimentCreated, TrialStatusChanged
 from holdfast.filters import Comparison, Filter, equal, suggest
@@ -198,7 +199,7 @@ class Storage(ReadOnlyStorage):
         if experiment is not None and not isinstance(experiment, Mapping):
             raise InvalidType(
                 f"an experiment is given as keywords, a dict or an Experiment, not {type(experiment).__name__}: "
-                f"{experiment!r:.80}"
+                f"{shown(experiment)}"
             )
         given = {**(experiment or {}), **fields}
         _check_fields(Experiment, given, known)
@@ -611,7 +612,7 @@ class Storage(ReadOnlyStorage):
 
     def _heartbeat_fields(self, moment: datetime.datetime | None) -> dict[str, Plain]:
         if moment is not None and (not isinstance(moment, datetime.datetime) or moment.utcoffset() is None):
-            raise InvalidArgument(f"heartbeat must be a datetime with a time zone, not {moment!r:.80}")
+            raise InvalidArgument(f"heartbeat must be a datetime with a time zone, not {shown(moment)}")
         return {"heartbeat": mapping.time_or_none(moment), **self._leases.stamp_at(moment)}
 
     def _trial_changes(self, fields: Mapping[str, object]) -> dict[str, Plain | Increment]:
@@ -794,7 +795,7 @@ class Storage(ReadOnlyStorage):
     def running(self, trial: Trial) -> Run:
         """Run a reserved trial: heartbeats, measurements, results and the end, in a ``with`` block; see `Run`."""
         if not isinstance(trial, Trial):
-            raise InvalidType(f"running takes the trial that was reserved, not {type(trial).__name__}: {trial!r:.80}")
+            raise InvalidType(f"running takes the trial that was reserved, not {type(trial).__name__}: {shown(trial)}")
         if trial.status is not TrialStatus.RESERVED or trial.experiment is None:
             raise FailedUpdate(f"trial {trial.id!r} is {trial.status}; only one from reserve_trial can be run")
         return Run(self, trial, self._experiment(trial.experiment).heartbeat_timeout / 4)
@@ -808,7 +809,7 @@ class Storage(ReadOnlyStorage):
             ReservationLost: the trial was taken over, or recovered.
         """
         if not isinstance(trial, Trial) or trial.experiment is None:
-            raise InvalidType(f"start_attempt takes the trial that was reserved, not {trial!r:.80}")
+            raise InvalidType(f"start_attempt takes the trial that was reserved, not {shown(trial)}")
         name = _resource_name(resource)
         key = mapping.trial_key(trial.experiment, trial.id)
         attempt = Attempt(
@@ -846,7 +847,7 @@ class Storage(ReadOnlyStorage):
             FailedUpdate: it has ended already.
         """
         if not isinstance(trial, Trial) or trial.experiment is None:
-            raise InvalidType(f"end_attempt takes the trial that was reserved, not {trial!r:.80}")
+            raise InvalidType(f"end_attempt takes the trial that was reserved, not {shown(trial)}")
         identifier = _attempt_id(mapping.trial_key(trial.experiment, trial.id), trial.token)
         ended: dict[str, Plain] = {
             "outcome": check_text("outcome", str(outcome)),
@@ -1167,7 +1168,7 @@ def _trial_given(
         identifier = derive_trial_id(params) if derived else given.id
         return attrs.evolve(given, id=identifier, experiment=experiment, params=params)
     if not isinstance(given, Mapping):
-        raise InvalidType(f"a trial is a Trial or a dict of params, not {type(given).__name__}: {given!r:.80}")
+        raise InvalidType(f"a trial is a Trial or a dict of params, not {type(given).__name__}: {shown(given)}")
     return Trial(params=Params(given, types), experiment=experiment, submit_time=now)
 
 
@@ -1175,8 +1176,8 @@ def _measurement_given(given: Measurement | Mapping[str, object]) -> Measurement
     if isinstance(given, Measurement):
         return given
     if not isinstance(given, Mapping):
-        raise InvalidType(f"a measurement is a Measurement or a dict, not {type(given).__name__}: {given!r:.80}")
+        raise InvalidType(f"a measurement is a Measurement or a dict, not {type(given).__name__}: {shown(given)}")
     _check_fields(Measurement, given, ("name", "value", "step", "time"))
     if "name" not in given or "value" not in given:
-        raise MissingArguments(f"a measurement needs a name and a value: {dict(given)!r:.80}")
+        raise MissingArguments(f"a measurement needs a name and a value: {shown(dict(given))}")
     return Measurement(**{**given, "value": measured(given["value"])})  # type: ignore[arg-type]  # checked by the record

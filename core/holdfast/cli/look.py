@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import importlib.metadata
 import json
 import re
 import statistics
@@ -82,19 +83,31 @@ def add_to(app: typer.Typer) -> None:
 # Backends and storages
 
 
-def _missing(backend: Backend) -> str | None:
-    """The library that a backend lacks, found out by trying to open something that is not there; None if it has all."""
-    import importlib.util
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9._-]+)\])?")
 
-    needed = {
-        "holdfast[postgresql]": "psycopg",
-        "holdfast[mysql]": "pymysql",
-        "holdfast[mongodb]": "pymongo",
-        "holdfast[json]": "tinydb",
-        "holdfast[mlflow]": "mlflow",
-    }
-    module = needed.get(backend.extra or "")
-    return module if module is not None and importlib.util.find_spec(module) is None else None
+
+def _missing(backend: Backend) -> str | None:
+    """The distribution that a backend lacks, as its extra tells; None where nothing is missing."""
+    found = _REQUIREMENT.match(backend.extra or "")
+    if found is None:
+        return None
+    name, extra = found.groups()
+    try:
+        requirements = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return name
+    if extra is None:
+        return None
+    of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""")
+    for requirement in requirements:
+        wanted = _REQUIREMENT.match(requirement)
+        if wanted is None or not of_extra.search(requirement):
+            continue
+        try:
+            importlib.metadata.distribution(wanted.group(1))
+        except importlib.metadata.PackageNotFoundError:
+            return wanted.group(1)
+    return None
 
 
 def backends(as_json: JsonOption = False) -> None:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 STARTUP = 8
 """How many trials are drawn at random before the densities mean anything."""
 
-GOOD = 0.2
+GOOD = 0.1
 """The share of the trials that counts as good."""
 
 CANDIDATES = 24
 """How many candidates compete to be proposed."""
 
-_NARROWEST, _WIDEST = 0.04, 0.5
+_WIDEST = 0.5
 _DIGITS = 4
 
 
@@ -88,10 +88,14 @@ class Interval:
 
 
 def _kernels(seen: Floats) -> tuple[Floats, Floats]:
-    """Centres and widths; the last kernel stands for what is known without any trial."""
-    spread = float(seen.std()) if len(seen) else 0.0
-    width = min(max(1.06 * spread * max(1, len(seen)) ** -0.2, _NARROWEST), _WIDEST)
-    return np.append(seen, 0.5), np.append(np.full(len(seen), width), 1.0)
+    """Centres and widths; the last kernel stands for what is known without any trial.
+
+    The width is that of Scott's rule, but while there are few trials, they must not look sure of themselves.
+    """
+    count = len(seen)
+    scott = 1.06 * float(seen.std()) * count**-0.2 if count else 0.0
+    width = min(max(scott, 0.4 / math.sqrt(count + 1)), _WIDEST)
+    return np.append(seen, 0.5), np.append(np.full(count, width), 1.0)
 
 
 @attrs.frozen

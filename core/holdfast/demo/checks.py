@@ -116,9 +116,7 @@ def _once(
 
 def _nothing_left(trials: dict[str, Trial]) -> Check:
     left = [one.id[:_SHORT] for one in trials.values() if one.status is TrialStatus.RESERVED]
-    return Check(
-        not left, f"still reserved: {', '.join(left)}" if left else "no trial is left reserved by anybody"
-    )
+    return Check(not left, f"still reserved: {', '.join(left)}" if left else "no trial is left reserved by anybody")
 
 
 def _proposals(storage: ReadOnlyStorage, experiment: Experiment, trials: dict[str, Trial]) -> Check:

@@ -25,12 +25,12 @@ _TAIL = 25
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent has ended, however that came about: as after Ctrl-C, so that nothing is lost."""
+    """End this process by SIGTERM when its parent has ended, however that came about."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK)
-        _thread.interrupt_main()
+        _thread.interrupt_main(signal.SIGTERM)
         time.sleep(_PATIENCE)
         os._exit(1)
 
@@ -63,6 +63,11 @@ class Worker:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self.process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said anything yet."""
+        return self._read > 0
 
     @property
     def failed(self) -> bool:
@@ -133,12 +138,12 @@ class Fleet:
         worker.process.wait()
 
     def stop(self) -> None:
-        """End all workers: asked first, so that their trials become interrupted, and killed where that does not help."""
+        """End all workers: asked first, so that their trials become interrupted; killed where that does not help."""
         deadline = time.monotonic() + _PATIENCE
         try:
             for worker in self.workers:
                 if worker.alive:
-                    worker.process.send_signal(signal.SIGINT)
+                    worker.process.terminate()
             for worker in self.workers:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

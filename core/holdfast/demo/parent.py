@@ -129,7 +129,8 @@ def run(
         if plot is not None and summary.best is not None:
             summary = attrs.evolve(summary, plot=_plot(storage, summary.experiment, plot))
             console.print(f"The plot is in [bold]{plot}[/bold].", soft_wrap=True, highlight=False)
-        _next_steps(summary, settings, console, given=url is not None)
+        where = f" -s {settings.url}" if url is not None else f" --profile {profile}" if profile else ""
+        _next_steps(summary, where, console)
         return summary
 
 
@@ -312,28 +313,28 @@ class _Demonstration:
 
 
 def _report(storage: Storage, summary: Summary, console: Console) -> None:
-    best = storage.fetch_trials(
-        summary.experiment, where={"status": "completed"}, order="objective", limit=_BEST
-    )
+    best = storage.fetch_trials(summary.experiment, where={"status": "completed"}, order="objective", limit=_BEST)
     table = Table(
         title=f"The best {len(best)} of {summary.counts[TrialStatus.COMPLETED]} completed trials",
         title_style="bold",
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("trial", no_wrap=True)
     for name in ("loss", "right", *summary.experiment.space):
         table.add_column(name.replace("_", " "), justify="right")
     for trial in best:
         accuracy = trial.results.get("accuracy")
-        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in trial.params.values()]
+        values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.params.values()]
         shown = f"{accuracy:.1%}" if isinstance(accuracy, float) else ""
         table.add_row(short(trial), f"{trial.objective or 0:.4f}", shown, *values)
     if best:
         console.print(table)
     for check in summary.checks:
         yes, no = ("✓ ", "✗ ") if console.encoding.startswith("utf") else ("ok: ", "WRONG: ")
-        mark = Text(yes, "bold green") if check.ok else Text(no, "bold red")
-        console.print(mark + Text(check.text), soft_wrap=not console.is_terminal)
+        mark = (yes, "bold green") if check.ok else (no, "bold red")
+        console.print(Text.assemble(mark, check.text), soft_wrap=not console.is_terminal)
     verdict = "All as it must be" if summary.ok else "This is not as it must be"
     console.print(Text(f"{verdict}, after {summary.seconds:.1f} s.", "bold green" if summary.ok else "bold red"))
 
@@ -344,10 +345,10 @@ def _plot(storage: Storage, experiment: Experiment, path: Path) -> Path:
     return plots.save(storage, experiment, path)
 
 
-def _next_steps(summary: Summary, settings: Settings, console: Console, *, given: bool) -> None:
-    where = f" -s {settings.url}" if given else ""
-    console.print("\nNext:", style="bold")
-    console.print(f"  holdfast status{where} {summary.experiment.name}", markup=False, highlight=False)
-    console.print(f"  holdfast plot{where} {summary.experiment.name}", markup=False, highlight=False)
+def _next_steps(summary: Summary, where: str, console: Console) -> None:
+    name = summary.experiment.name
     worker = Path(__file__).with_name("worker.py")
-    console.print(f"  A worker to copy: {worker}", markup=False, highlight=False, soft_wrap=True)
+    lines = (f"holdfast status{where} {name}", f"holdfast plot{where} {name}", f"A worker to copy: {worker}")
+    console.print("\nNext:", style="bold")
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

@@ -167,9 +167,7 @@ class Show:
             table.add_row(name, str(worker.pid), does, epoch, loss, count, style="red" if worker.killed else "")
         return table
 
-    def _activity(
-        self, snapshot: Snapshot, worker: Worker, trial: Trial | None
-    ) -> tuple[str, RenderableType, str]:
+    def _activity(self, snapshot: Snapshot, worker: Worker, trial: Trial | None) -> tuple[str, RenderableType, str]:
         if worker.killed:
             return ("killed; its trial is lost" if trial else "killed"), "", ""
         if not worker.alive:
@@ -183,7 +181,7 @@ class Show:
             return f"trains trial {short(trial)}{again}", bar, f"{last.value:.4f}" if last else ""
         if self._holder(snapshot) == worker.pid:
             return "proposes: holds the algorithm lock", "", ""
-        return ("looks for a trial" if snapshot.lock.token else "starts"), "", ""
+        return ("looks for a trial" if worker.ready else "starts"), "", ""
 
     @staticmethod
     def _holder(snapshot: Snapshot) -> int | None:
@@ -200,7 +198,7 @@ class Show:
         bar = Table.grid(padding=(0, 1))
         pruned = snapshot.counts[TrialStatus.PRUNED]
         bar.add_row(
-            ProgressBar(total=self._wanted, completed=snapshot.completed, width=36),
+            ProgressBar(total=self._wanted, completed=snapshot.completed, width=26),
             f"{snapshot.completed}/{self._wanted} trials, {pruned} more pruned, {self.elapsed:.0f} s",
         )
         table.add_row("completed", bar)

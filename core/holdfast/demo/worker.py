@@ -9,6 +9,7 @@ They know of each other only through the storage. ``holdfast demo`` starts them 
 from __future__ import annotations
 
 import logging
+import signal
 import statistics
 import sys
 import time
@@ -94,14 +95,15 @@ def main() -> None:
     """Start from the command line."""
     experiment, name, parent = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        # A trial that is left by an exit becomes interrupted. (scikit-learn catches KeyboardInterrupt, and goes on.)
+        signal.signal(sign, lambda *_: sys.exit("stopped"))
     fleet.end_with(int(parent))
     digits.load()
     with holdfast.connect() as storage:
+        logger.info("connected")
         work(storage, storage.get_experiment(experiment), name)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

@@ -1,0 +1,416 @@
+"""The codec: every value of a supported type comes back exactly, and everything else is refused by name."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import enum
+import math
+import pathlib
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
+
+from holdfast.codec import decode, decode_time, dumps, encode, encode_time, loads
+from holdfast.errors import EncodingError, StorageDamaged
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+ANY_TIME = st.datetimes(
+    min_value=datetime.datetime(2, 1, 1),
+    max_value=datetime.datetime(9998, 12, 30),
+    timezones=st.sampled_from(
+        [datetime.UTC, datetime.timezone(datetime.timedelta(hours=5, minutes=45)), datetime.timezone.max]
+    ),
+)
+NUMPY_SCALARS = st.one_of(
+    numpy_strategies.from_dtype(np.dtype(np.float32)),
+    numpy_strategies.from_dtype(np.dtype(np.int8)),
+    numpy_strategies.from_dtype(np.dtype(np.uint64)),
+    numpy_strategies.from_dtype(np.dtype(np.complex128)),
+    numpy_strategies.from_dtype(np.dtype("datetime64[us]")),
+    numpy_strategies.from_dtype(np.dtype("bool")),
+    ANY_TEXT.map(np.str_),
+    st.binary(max_size=4).map(np.bytes_),
+)
+HASHABLE = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.integers(min_value=2**62, max_value=2**70),
+        st.floats(),
+        ANY_TEXT,
+        ANY_TEXT.map("~{}".format),
+        st.binary(max_size=20),
+        ANY_TIME,
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(tuple),
+        st.frozensets(inner, max_size=3),
+    ),
+    max_leaves=5,
+)
+PLAIN_ARRAYS = numpy_strategies.arrays(
+    dtype=st.one_of(
+        numpy_strategies.scalar_dtypes(),
+        numpy_strategies.unicode_string_dtypes(max_len=3),
+        numpy_strategies.byte_string_dtypes(max_len=3),
+        numpy_strategies.nested_dtypes(),
+    ),
+    shape=numpy_strategies.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+)
+VALUES = st.recursive(
+    HASHABLE | NUMPY_SCALARS | PLAIN_ARRAYS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(HASHABLE, inner, max_size=3),
+        st.dictionaries(ANY_TEXT, inner, max_size=3),
+        st.sets(HASHABLE, max_size=3),
+        st.lists(inner, min_size=1, max_size=3).map(lambda items: object_array(items, (len(items),))),
+    ),
+    max_leaves=12,
+)
+
+
+def object_array(items: list[object], shape: tuple[int, ...]) -> np.ndarray:
+    array = np.empty(math.prod(shape), dtype=object)
+    for place, item in enumerate(items):
+        array[place] = item
+    return array.reshape(shape)
+
+
+def identical(left: object, right: object) -> bool:
+    """Equal in type as well, at every level; NaN is itself, and 0.0 is not -0.0."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        same = left == right or (math.isnan(left) and math.isnan(right))
+        return same and math.copysign(1, left) == math.copysign(1, right)
+    if isinstance(left, np.ndarray):
+        if left.dtype != right.dtype or left.shape != right.shape:
+            return False
+        if left.dtype.names is not None:  # the bytes between fields are nobody's
+            return all(identical(left[name], right[name]) for name in left.dtype.names)
+        if left.dtype.hasobject:
+            return all(identical(one, other) for one, other in zip(left.flat, right.flat, strict=True))
+        return left.tobytes() == right.tobytes()
+    if isinstance(left, (np.str_, np.bytes_)):
+        return left == right
+    if isinstance(left, np.generic):
+        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+    if isinstance(left, dict):
+        return len(left) == len(right) and all(
+            identical(*keys) and identical(left[keys[0]], right[keys[1]]) for keys in zip(left, right, strict=True)
+        )
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(identical, left, right))
+    if isinstance(left, (set, frozenset)):
+        return len(left) == len(right) and all(any(identical(one, other) for other in right) for one in left)
+    return left == right
+
+
+def there_and_back(value: object) -> object:
+    return decode(loads(dumps(encode(value))))
+
+
+def assert_plain(value: object) -> None:
+    if type(value) is dict:
+        for key, inner in value.items():
+            assert_plain(key)
+            assert type(key) is str
+            assert_plain(inner)
+    elif type(value) is list:
+        for inner in value:
+            assert_plain(inner)
+    elif type(value) is str:
+        assert "\0" not in value
+        value.encode()
+    elif type(value) is int:
+        assert -(2**63) <= value < 2**63
+    elif type(value) is float:
+        assert math.isfinite(value)
+    else:
+        assert value is None or type(value) is bool
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES)
+def test_every_supported_value_comes_back_exactly(value: object) -> None:
+    encoded = encode(value)
+    assert_plain(encoded)
+    assert identical(there_and_back(value), value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PLAIN_ARRAYS)
+def test_every_array_comes_back_exactly(array: np.ndarray) -> None:
+    restored = there_and_back(array)
+    assert identical(restored, array)
+    assert restored.flags.writeable
+    assert not np.shares_memory(restored, array)
+
+
+MATRIX = np.arange(24.0).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        MATRIX[::2, ::-1],
+        MATRIX.T,
+        np.asfortranarray(MATRIX),
+        np.broadcast_to(np.int16(7), (2, 3)),
+        MATRIX.astype(">f8"),
+        MATRIX.astype(">i4")[::3],
+        np.array(5),
+        np.array([]),
+        np.empty((0, 3), dtype="<U5"),
+        np.array(["", ""], dtype="U"),
+        np.array([1 + 2j, complex("nan")]),
+        np.array(["2020-01-01", "NaT"], dtype="datetime64[ns]"),
+        np.array([(1, 2.5, "ab")], dtype=[("a", "i1"), ("b", ">f8"), ("c", "U3")]),
+        np.zeros(2, dtype=np.dtype([("a", "i1"), ("b", "i8")], align=True)),
+        np.zeros(2, dtype=np.dtype([("a", "i1"), ("b", "i8", (2, 2)), ("c", [("d", "f4")])], align=True)),
+        np.zeros(2, dtype={"names": ["a"], "formats": ["i4"], "offsets": [8], "itemsize": 16}),
+        object_array([None, 2**70, "x", b"y"], (2, 2)),
+        object_array([[1, 2], [3, 4]], (2,)),
+        object_array([(1,), (2,)], (2, 1)),
+        object_array([np.arange(3), np.arange(3)], (2,)),
+        object_array([{"a": 1}], ()),
+        object_array([], (0, 4)),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_arrays_of_every_kind(array: np.ndarray) -> None:
+    assert identical(there_and_back(array), array)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.str_(""),
+        np.bytes_(b""),
+        np.str_("a\0"),
+        np.str_("\ud800"),
+        np.bytes_(b"a\0"),
+        np.float64("nan"),
+        np.float64(-0.0),
+        np.longdouble(1) / 3,
+        np.datetime64("NaT"),
+        np.timedelta64(3, "D"),
+        np.zeros(1, dtype=[("a", "i4"), ("b", "U2")])[0],
+        {"~": 1},
+        {"~float": "nan"},
+        {"~float": "nan", "other": 1},
+        {"~dict": [[1, 2]]},
+        [{"~unknown": 1}],
+        {1: "a", "1": "b", 1.5: "c", None: "d", (1, 2): "e", frozenset({3}): "f", b"g": "g"},
+        {"\0": 1, "\ud800": 2},
+        "\0",
+        "~text",
+        2**63,
+        -(2**63),
+        -(2**63) - 1,
+        10**5000,
+        -0.0,
+        5e-324,
+        sys.float_info.max,
+    ],
+    ids=lambda value: f"{type(value).__name__}",
+)
+def test_awkward_values(value: object) -> None:
+    assert identical(there_and_back(value), value)
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Opaque(),
+        Opaque,
+        decimal.Decimal(1),
+        1j,
+        datetime.date(2020, 1, 1),
+        datetime.timedelta(1),
+        collections.OrderedDict(a=1),
+        collections.defaultdict(int),
+        bytearray(b"x"),
+        memoryview(b"x"),
+        range(3),
+        Colour.RED,
+        pathlib.PurePosixPath("x"),
+        len,
+        np.ma.masked_array([1], mask=[True]),
+        np.array([(1, object())], dtype=[("a", "i4"), ("b", "O")]),
+        np.dtype("f8"),
+        np.random.default_rng(1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_types_are_refused_by_name(value: object) -> None:
+    with pytest.raises(EncodingError, match=type(value).__name__) as caught:
+        encode({"inside": [value]})
+    assert isinstance(caught.value, TypeError)
+
+
+def test_an_array_of_texts_without_a_width_is_refused_or_kept() -> None:
+    array = np.array(["a", "a longer text that is kept on the heap"], dtype=np.dtypes.StringDType())
+    with pytest.raises(EncodingError, match="StringDType"):
+        encode(array)
+
+
+def test_a_structure_whose_fields_overlap_is_refused() -> None:
+    overlapping = np.zeros(1, dtype={"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 0]})
+    with pytest.raises(EncodingError, match="dtype"):
+        encode(overlapping)
+
+
+def test_the_message_of_a_refusal_is_short_and_names_what_to_convert_to() -> None:
+    with pytest.raises(EncodingError, match=r"Convert it to one of: None, bool") as caught:
+        encode(collections.OrderedDict.fromkeys(range(100_000)))
+    assert len(str(caught.value)) < 500
+
+
+def nested(depth: int, wrap: type[list[object] | tuple[object, ...]]) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = wrap([value])
+    return value
+
+
+def nested_dict(depth: int, key: object) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = {key: value}
+    return value
+
+
+def deep_values(depth: int) -> list[object]:
+    return [nested(depth, list), nested(depth, tuple), nested_dict(depth, "a"), nested_dict(depth, 1)]
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    for value in deep_values(100_000):
+        with pytest.raises(EncodingError, match="nested too deeply"):
+            encode(value)
+
+
+def test_what_is_encoded_can_be_decoded_from_a_deep_stack() -> None:
+    """Whatever was accepted must be readable, also by a reader whose stack is deeper than the writer's."""
+    accepted = []
+    for depth in range(1, 400, 7):
+        for value in deep_values(depth):
+            try:
+                accepted.append((value, dumps(encode(value))))
+            except EncodingError:
+                continue
+    assert len(accepted) > 20
+
+    def read_below(frames: int) -> bool:
+        if frames:
+            return read_below(frames - 1)
+        return all(decode(loads(text)) == value for value, text in accepted)
+
+    assert read_below(400)
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "dict of another key", "tuple"])
+def test_a_value_that_contains_itself_is_refused(kind: str) -> None:
+    inner: list[object] = []
+    cyclic = {"list": inner, "dict": {"a": inner}, "dict of another key": {1: inner}, "tuple": (inner,)}[kind]
+    inner.append(cyclic)
+    with pytest.raises(EncodingError, match="contains itself"):
+        encode(cyclic)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"~unknown": 1},
+        {"~float": "x"},
+        {"~float": None},
+        {"~int": "zz"},
+        {"~int": 5},
+        {"~text": "?"},
+        {"~text": 5},
+        {"~bytes": "a"},
+        {"~time": "yesterday"},
+        {"~time": 5},
+        {"~tuple": 5},
+        {"~set": [[]]},
+        {"~frozenset": None},
+        {"~dict": [[1]]},
+        {"~dict": [[[], 1]]},
+        {"~array": {}},
+        {"~array": []},
+        {"~array": {"dtype": "<f8", "shape": [3], "data": ""}},
+        {"~array": {"dtype": "nonsense", "shape": [0], "data": ""}},
+        {"~array": {"dtype": "O", "shape": [2], "items": [1]}},
+        {"~array": {"dtype": "O", "shape": "x", "items": [1]}},
+        {"~scalar": {"dtype": "<f8", "data": ""}},
+        {"~scalar": {"dtype": 5, "data": ""}},
+        {"~scalar": 5},
+    ],
+    ids=repr,
+)
+def test_damaged_values_are_reported_as_such(damaged: object) -> None:
+    (tag,) = damaged
+    with pytest.raises(StorageDamaged, match=tag):
+        decode([damaged])
+
+
+def test_a_text_that_is_not_json_is_reported_as_damaged() -> None:
+    for text in ("{", "", "[" * 100_000):
+        with pytest.raises(StorageDamaged, match="not JSON"):
+            loads(text)
+
+
+def test_an_unpickler_is_never_reached() -> None:
+    with pytest.raises(StorageDamaged):
+        decode({"~array": {"dtype": "|O", "shape": [1], "data": "AAAAAAAAAAA="}})
+
+
+@given(ANY_TIME)
+def test_times_keep_their_microseconds_and_become_utc(moment: datetime.datetime) -> None:
+    text = encode_time(moment)
+    assert len(text) == 32
+    assert decode_time(text) == moment
+    assert decode_time(text).utcoffset() == datetime.timedelta(0)
+
+
+@given(ANY_TIME, ANY_TIME)
+def test_texts_of_times_order_as_the_times_do(one: datetime.datetime, other: datetime.datetime) -> None:
+    assert (encode_time(one) < encode_time(other)) == (one < other)
+
+
+def test_times_that_cannot_be_stored_are_refused() -> None:
+    west = datetime.timezone(datetime.timedelta(hours=-5))
+    with pytest.raises(EncodingError, match="time zone"):
+        encode(datetime.datetime(2020, 1, 1))
+    with pytest.raises(EncodingError, match="9999"):
+        encode({"end": datetime.datetime.max.replace(tzinfo=west)})
+
+
+def test_encoding_from_several_threads_gives_the_same() -> None:
+    value = {"array": np.arange(100), "numbers": list(range(100))}
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(dumps(encode(value)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
