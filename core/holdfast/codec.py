@@ -47,7 +47,7 @@ def decode_time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text)
 
 
-def _is_clean(text: str) -> bool:
+def is_clean(text: str) -> bool:
     """Whether every database keeps this text: no NUL, no lone surrogate."""
     if text.isascii():
         return "\0" not in text
@@ -85,7 +85,7 @@ def _encode(value: object, left: int) -> Plain:
         return {"~float": repr(number)}
     if kind is str:
         text = cast("str", value)
-        return text if _is_clean(text) else {"~text": _base64(text.encode("utf-8", "surrogatepass"))}
+        return text if is_clean(text) else {"~text": _base64(text.encode("utf-8", "surrogatepass"))}
     if kind is int:
         whole = cast("int", value)
         return whole if -_INT_LIMIT <= whole < _INT_LIMIT else {"~int": hex(whole)}
@@ -120,7 +120,7 @@ def _encode_each(values: Iterable[object], left: int) -> Plain:
 
 def _encode_dict(value: dict[object, object], left: int) -> Plain:
     for key in value:
-        if type(key) is not str or key.startswith(TAG) or not _is_clean(key):
+        if type(key) is not str or key.startswith(TAG) or not is_clean(key):
             return {"~dict": [[_encode(one, left - 3), _encode(other, left - 3)] for one, other in value.items()]}
     return {cast("str", key): _encode(one, left - 1) for key, one in value.items()}
 

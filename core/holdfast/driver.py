@@ -1,7 +1,7 @@
 """The narrow waist: what a backend does for the core, in documents and nothing else.
 
-A backend subclasses `Driver` and fills in six primitives. Six more have defaults made of those; an override buys speed
-and never meaning. Rules of experiments and trials belong above; facts of one database belong below.
+A backend subclasses `Driver` and fills in six primitives. Seven more have defaults made of those; an override buys
+speed and never meaning. Rules of experiments and trials belong above; facts of one database belong below.
 
 What every driver promises:
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import abc
 import enum
+from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
@@ -186,6 +187,14 @@ class Driver(abc.ABC):
     def count(self, collection: Collection, where: Filter = ()) -> int:
         """How many documents match."""
         return len(self.find(collection, where))
+
+    def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
+        """How many of the documents that match have each value of a declared field, no list or dict; no zeros.
+
+        Each document is counted once, however many change meanwhile: counts of one answer add up.
+        """
+        values = [one.body.get(field) for one in self.find(collection, where)]
+        return dict(Counter(value for value in values if not isinstance(value, (list, dict))))
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
         """Change declared fields of every document that matches; how many were changed.

@@ -321,6 +321,18 @@ class MemoryDriver(Driver):
                     return counts[tuple(exact[name] for name in fields)]
             return len(table.select(where, (), None))
 
+    def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
+        """See `Driver.tally`; kept up to date where the collection declares it."""
+        with self._store.lock:
+            table = self._table(collection)
+            exact = {one.field: one.value for one in where if one.operator == "=" and one.value is not None}
+            for fields, counts in table.tallies.items():
+                if fields[-1] == field and set(exact) == set(fields[:-1]) and len(where) == len(exact):
+                    prefix = tuple(exact[name] for name in fields[:-1])
+                    kept = {key[-1]: count for key, count in counts.items() if key[:-1] == prefix and count}
+                    return {None if value is _NULL else cast("str", value): count for value, count in kept.items()}
+            return super().tally(collection, where, field)
+
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
         """See `Driver.patch`."""
         with self._store.lock:

@@ -526,7 +526,8 @@ class ReadOnlyStorage:
     ) -> dict[TrialStatus, int] | int:
         """How many trials there are: by status (every status is named), or of those that match ``where``.
 
-        Counts by status do not take longer the more trials there are, wherever the backend keeps them up to date.
+        Counts by status add up: a trial that changes meanwhile is counted once. They do not take longer the more
+        trials there are, wherever the backend keeps them up to date.
         """
         identifier = self._experiment_id(experiment, uid)
         if where is not None:
@@ -535,10 +536,10 @@ class ReadOnlyStorage:
             if not total:
                 self._experiment(identifier)
             return total
-        counts = {status: self._count(identifier, status) for status in TrialStatus}
-        if not any(counts.values()):
+        counts = self._waist.tally(TRIALS, equal(experiment=identifier), "status")
+        if not counts:
             self._experiment(identifier)
-        return counts
+        return {status: counts.get(status.value, 0) for status in TrialStatus}
 
     def _count(self, experiment: str, status: TrialStatus) -> int:
         return self._waist.count(TRIALS, equal(experiment=experiment, status=status.value))

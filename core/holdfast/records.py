@@ -50,7 +50,7 @@ def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: 
         raise InvalidArgument(f"{label} must not be empty")
     if limit is not None and len(value) > limit:
         raise InvalidArgument(f"{label} is {len(value)} characters long, and {limit} is the most: {value[:40]!r}…")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not codec.is_clean(value):
         raise InvalidArgument(
             f"{label} holds a character that databases cannot keep (NUL or a lone surrogate): {shown(value)}"
         )
@@ -177,7 +177,7 @@ def _exact(value: object) -> object:
 def _exact_fields(record: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Texts and ints of every record are exactly that, so that each driver can store them."""
     plain = ("str", "str | None", "int", "int | None")
-    return [field.evolve(converter=_exact) if field.type in plain else field for field in fields]
+    return [field.evolve(converter=_exact) if str(field.type) in plain else field for field in fields]
 
 
 def _plain_scalar(value: object) -> object:

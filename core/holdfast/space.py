@@ -8,6 +8,7 @@ tuner understands. Holdfast stores it as it is, and reads from it only which typ
 from __future__ import annotations
 
 import ast
+import functools
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
@@ -58,6 +59,7 @@ class Prior:
         return _TYPES.get(self.name)
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_prior(text: str) -> Prior | None:
     """A prior read from its text; None where the text is not in this notation. Nothing is evaluated but literals."""
     try:

@@ -107,6 +107,10 @@ class Waist:
         """See `Driver.count`."""
         return self._call(lambda: self.driver.count(collection, where))
 
+    def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
+        """See `Driver.tally`."""
+        return self._call(lambda: self.driver.tally(collection, where, field))
+
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """See `Driver.insert`; a document that an earlier try of this call inserted is not refused."""
         try:
