@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
+from comparing import identical
 from holdfast.codec import decode, decode_time, dumps, encode, encode_time, loads
 from holdfast.errors import EncodingError, StorageDamaged
 
@@ -84,36 +85,6 @@ def object_array(items: list[object], shape: tuple[int, ...]) -> np.ndarray:
     for place, item in enumerate(items):
         array[place] = item
     return array.reshape(shape)
-
-
-def identical(left: object, right: object) -> bool:
-    """Equal in type as well, at every level; NaN is itself, and 0.0 is not -0.0."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, float):
-        same = left == right or (math.isnan(left) and math.isnan(right))
-        return same and math.copysign(1, left) == math.copysign(1, right)
-    if isinstance(left, np.ndarray):
-        if left.dtype != right.dtype or left.shape != right.shape:
-            return False
-        if left.dtype.names is not None:  # the bytes between fields are nobody's
-            return all(identical(left[name], right[name]) for name in left.dtype.names)
-        if left.dtype.hasobject:
-            return all(identical(one, other) for one, other in zip(left.flat, right.flat, strict=True))
-        return left.tobytes() == right.tobytes()
-    if isinstance(left, (np.str_, np.bytes_)):
-        return left == right
-    if isinstance(left, np.generic):
-        return left.dtype == right.dtype and left.tobytes() == right.tobytes()
-    if isinstance(left, dict):
-        return len(left) == len(right) and all(
-            identical(*keys) and identical(left[keys[0]], right[keys[1]]) for keys in zip(left, right, strict=True)
-        )
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(identical, left, right))
-    if isinstance(left, (set, frozenset)):
-        return len(left) == len(right) and all(any(identical(one, other) for other in right) for one in left)
-    return left == right
 
 
 def there_and_back(value: object) -> object:

@@ -143,17 +143,27 @@ class TestDigits:
         assert figures[-1][1] > 0.8
 
 
-def children() -> set[int]:
-    """The processes that run a worker of the demonstration."""
-    found: set[int] = set()
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if process.name.isdecimal() and b"holdfast.demo.worker" in command:
-            found.add(int(process.name))
-    return found
+def workers_of(parent: int) -> set[int]:
+    """The processes of workers that this process has started."""
+    names = (entry.name for entry in Path("/proc").iterdir())
+    return {int(name) for name in names if name.isdecimal() and parent_of(int(name)) == parent}
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"holdfast.demo.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def parent_of(pid: int) -> int | None:
+    """Who has started a worker; None for other processes."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    lines = [line.split() for line in status.splitlines()] if is_worker(pid) else []
+    return next((int(line[1]) for line in lines if line[0] == "PPid:"), None)
 
 
 class TestRun:
@@ -193,10 +203,12 @@ class TestRun:
                 for one in storage.fetch_trials(experiment)
             ]
             assert all(check.ok for check in verify(storage, experiment, ends, summary.casualty))
-            twice = verify(storage, experiment, [*ends, ends[0]], None)
+            twice = verify(storage, experiment, [*ends, ends[0]])
             assert [check.ok for check in twice] == [True, False, True, True]
-            unheard = verify(storage, experiment, ends[1:], None)
+            unheard = verify(storage, experiment, ends[1:])
             assert [check.ok for check in unheard] == [True, False, True, True]
+            cut_short = verify(storage, experiment, ends[1:], killed=[ends[0].worker])
+            assert all(check.ok for check in cut_short)
             foreign = verify(storage, experiment, [*ends, End(trial="0" * 32, attempt=1, worker="1")], None)
             assert not foreign[1].ok
             survivor = next(one for one in ends if one.trial != trial.id)
@@ -212,6 +224,11 @@ class TestRun:
         with pytest.raises(Unsupported, match=r"memory://.*sqlite:///") as caught:
             demo.run("memory://", plot=None)
         assert isinstance(caught.value, HoldfastError)
+
+    def test_a_plot_of_an_unknown_kind_is_refused_at_once(self) -> None:
+        with pytest.raises(InvalidArgument, match=r"'plot\.bmp' should end with one of"):
+            demo.run("sqlite:///never.db", plot=Path("plot.bmp"))
+        assert not Path("never.db").exists()
 
     def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
@@ -248,19 +265,15 @@ demo.run(sys.argv[1], workers=2, trials=500, plot=None, kill=False)
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A demonstration in a process of its own, long enough to be stopped, whose workers are at work."""
-    before = children()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, f"sqlite:///{tmp_path}/hpo.db"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    url = f"sqlite:///{tmp_path}/hpo.db"
+    process = subprocess.Popen([sys.executable, "-c", PARENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        with holdfast.connect(f"sqlite:///{tmp_path}/hpo.db") as storage:
+        with holdfast.connect(url) as storage:
             wait_until(lambda: any(storage.count_completed_trials(one) for one in storage.fetch_experiments()))
-        assert len(children() - before) == 2
         yield process
     finally:
         process.kill()
         process.communicate()
-        wait_until(lambda: not children() - before)
 
 
 def wait_until(condition: object, seconds: float = 30) -> None:
@@ -274,10 +287,11 @@ def wait_until(condition: object, seconds: float = 30) -> None:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(parent: subprocess.Popen[bytes], sign: signal.Signals, tmp_path: Path) -> None:
-    mine = {pid for pid in children() if started_by(pid) == parent.pid}
+    workers = workers_of(parent.pid)
+    assert len(workers) == 2
     os.kill(parent.pid, sign)
     output, errors = parent.communicate(timeout=30)
-    wait_until(lambda: not mine & children())
+    wait_until(lambda: not any(map(is_worker, workers)))
     with holdfast.connect(f"sqlite:///{tmp_path}/hpo.db") as storage:
         [experiment] = storage.fetch_experiments()
         counts = storage.count_trials(experiment)
@@ -294,11 +308,3 @@ def test_no_worker_outlives_its_parent(parent: subprocess.Popen[bytes], sign: si
 
 def reserved(storage: holdfast.Storage, experiment: holdfast.Experiment) -> int:
     return storage.count_trials(experiment)[holdfast.TrialStatus.RESERVED]
-
-
-def started_by(pid: int) -> int | None:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))

@@ -75,7 +75,7 @@ class SQLDriver(Driver):
 
     @abc.abstractmethod
     def _connect(self) -> Link:
-        """A new connection for the calling thread."""
+        """A connection for the calling thread, not open yet."""
 
     def _reset(self) -> None:
         self._local = threading.local()

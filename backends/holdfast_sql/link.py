@@ -48,6 +48,10 @@ class Link(abc.ABC):
         self.unwanted = False
 
     @abc.abstractmethod
+    def open(self) -> None:
+        """Open the connection, which the first statement does otherwise."""
+
+    @abc.abstractmethod
     def read(self, sql: str, arguments: Sequence[Parameter] = ()) -> list[Row]:
         """All rows of a query."""
 

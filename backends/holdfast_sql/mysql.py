@@ -2,6 +2,8 @@
 
 Counts are not kept by triggers here: creating one needs a privilege that users of a shared server seldom have (error
 1419), so documents are counted through the index.
+
+A column has no negative zero here: a declared field of kind ``number`` that holds -0.0 comes back as 0.0, its equal.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ class _Types(ColumnTypes):
 
 class MySQLFlavour(Flavour):
     """The SQL of MySQL and MariaDB."""
+
+    guidance = "hint"
 
     def __init__(self, *, mariadb: bool) -> None:
         """Choose the collation, which each of the two calls otherwise."""
@@ -167,16 +171,14 @@ class MySQLDriver(ServerDriver):
         self.arguments = {name: value for name, value in arguments.items() if value is not None}
         self._durable = True
         self._mariadb: bool | None = None
-        self._link()
+        self._link().open()
         capabilities = {Capability.SHARED, Capability.TRANSACTIONS, Capability.SERVER_CLOCK}
         if self._durable:
             capabilities.add(Capability.DURABLE)
         self.capabilities = frozenset(capabilities)
 
     def _connect(self) -> Link:
-        link = MySQLLink(self)
-        link.connect()
-        return link
+        return MySQLLink(self)
 
     def prepare(self, connection: pymysql.Connection[pymysql.cursors.Cursor]) -> None:
         """Set up a new session."""

@@ -53,6 +53,7 @@ class PostgreSQLFlavour(Flavour):
     """The SQL of PostgreSQL."""
 
     booleans_are_integers = False
+    guidance = "range"
     types = ColumnTypes(collation="C")
 
     @functools.cached_property
@@ -173,16 +174,14 @@ class PostgreSQLDriver(ServerDriver):
             arguments[name] = options[name]
         self.arguments = {name: value for name, value in arguments.items() if value is not None}
         self._durable = True
-        self._link()
+        self._link().open()
         capabilities = {Capability.SHARED, Capability.TRANSACTIONS, Capability.SERVER_CLOCK}
         if self._durable:
             capabilities.add(Capability.DURABLE)
         self.capabilities = frozenset(capabilities)
 
     def _connect(self) -> Link:
-        link = PostgreSQLLink(self)
-        link.connect()
-        return link
+        return PostgreSQLLink(self)
 
     def prepare(self, connection: psycopg.Connection) -> None:
         """Set up a new session."""

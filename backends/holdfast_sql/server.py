@@ -99,11 +99,11 @@ class ServerLink(Link):
         elif self._poll is not None and self._poll.poll(0):
             self.drop()
         if self._cursor is None:
-            self.connect()
+            self.open()
         return cast("Cursor", self._cursor)
 
-    def connect(self) -> None:
-        """Open the connection."""
+    def open(self) -> None:
+        """See `Link.open`."""
         if self._closed:
             raise StorageClosed(f"the storage {self._driver.shown} is closed")
         self._connection = self._open()

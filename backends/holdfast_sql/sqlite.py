@@ -136,10 +136,14 @@ class SQLiteLink(Link):
         self._has_gate = not driver.read_only
         self._turn_ends = math.inf
         self._execute: Callable[..., sqlite3.Cursor] = self._open_and_execute
-        with self.lock:
-            self._open()
 
     # The connection
+
+    def open(self) -> None:
+        """See `Link.open`."""
+        with self.lock:
+            if self._connection is None:
+                self._open()
 
     def _open(self) -> None:
         driver = self._driver
@@ -175,11 +179,6 @@ class SQLiteLink(Link):
         self._open()
         return self._execute(sql, arguments)
 
-    def _refuse(self, sql: str, arguments: Sequence[Parameter] = ()) -> NoReturn:
-        """Stands in for `sqlite3.Connection.execute` after the storage was closed."""
-        del sql, arguments
-        raise StorageClosed(f"the storage {self._driver.shown} is closed")
-
     def pause(self) -> None:
         """Close the connection; the next call opens another."""
         connection, self._connection = self._connection, None
@@ -191,7 +190,7 @@ class SQLiteLink(Link):
         """See `Link.close`."""
         with contextlib.suppress(sqlite3.Error):
             self.pause()
-        self._execute = self._refuse
+        self._execute = self._driver.refuse
         self._gate = None
 
     # Statements
@@ -259,7 +258,7 @@ class SQLiteLink(Link):
     def _write_each(self, sql: str, rows: Sequence[Sequence[Parameter]]) -> None:
         connection = self._connection
         if connection is None:
-            self._refuse(sql)
+            self._driver.refuse(sql)
         try:
             connection.executemany(sql, rows)
         except _RAISED as error:
@@ -335,10 +334,11 @@ class SQLiteLink(Link):
         deadline = time.monotonic() + self._driver.busy_timeout
         # Neither closing the storage nor a fork shall wait for one who waits.
         self.lock.release()
+        held = False
         try:
             gate = self._pass_gate(deadline)
             try:
-                while not self._try_begin():
+                while not (held := self._try_begin()):
                     if time.monotonic() >= deadline:
                         raise Unavailable(
                             f"{self._driver.shown}: another process has held the write lock for "
@@ -349,18 +349,24 @@ class SQLiteLink(Link):
                 if gate is not None:
                     gate.release(force=True)
         finally:
-            self.lock.acquire()
+            if not held:
+                self.lock.acquire()
         self._turn_ends = time.monotonic() + _TURN
 
     def _try_begin(self) -> bool:
-        with self.lock:
-            try:
-                self._execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as error:
-                if _is_busy(error):
-                    return False
+        """Whether the transaction has begun; the lock of the link is then held, so that nobody closes it."""
+        self.lock.acquire()
+        begun = False
+        try:
+            self._execute("BEGIN IMMEDIATE")
+            begun = True
+        except sqlite3.Error as error:
+            if not _is_busy(error):
                 raise self.translate(error, writing=False) from error
-            return True
+        finally:
+            if not begun:
+                self.lock.release()
+        return begun
 
     def _pass_gate(self, deadline: float) -> BaseFileLock | None:
         """The gate, held; None where it cannot be had."""
@@ -471,6 +477,7 @@ class SQLiteDriver(SQLDriver):
         mode = "ro" if read_only else "rwc"
         self.uri = f"file:{quote(self.path)}?mode={mode}"
         self._held: list[SQLiteLink] = []
+        self._is_quiet = True
         self._boot = None if self.network else _boot_clock()
         capabilities = {Capability.SHARED, Capability.TRANSACTIONS}
         if self.durable:
@@ -486,7 +493,12 @@ class SQLiteDriver(SQLDriver):
                     "database would be damaged. Use a local disk or a server (postgresql://, mysql://), or add "
                     "?network=true if only one machine uses it and its locks can be trusted"
                 )
-        self._link()
+        self._link().open()
+
+    def refuse(self, sql: str, arguments: Sequence[Parameter] = ()) -> NoReturn:
+        """Stands in for `sqlite3.Connection.execute` after the storage was closed."""
+        del sql, arguments
+        raise StorageClosed(f"the storage {self.shown} is closed")
 
     def check_file(self) -> None:
         """Refuse a path that cannot be opened, and say why."""
@@ -552,7 +564,9 @@ class SQLiteDriver(SQLDriver):
         """Close the connections that are not in a transaction, waiting a little for those in use."""
         self._held = []
         deadline = time.monotonic() + _FORK_PATIENCE
-        for link in self.links():
+        # With the mutex held no other thread can add a connection.
+        self._is_quiet = self._mutex.acquire(timeout=_FORK_PATIENCE)
+        for link in list(self._links):
             assert isinstance(link, SQLiteLink)  # noqa: S101  (for the type checker)
             if not link.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 continue
@@ -566,11 +580,13 @@ class SQLiteDriver(SQLDriver):
         for link in self._held:
             link.lock.release()
         self._held = []
+        if self._is_quiet:
+            self._mutex.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connections; if one was in a transaction, this file stays out of reach."""
         free = [link for link in self._held if not link.depth]
-        if len(free) < len(list(self._links)):
+        if not self._is_quiet or len(free) < len(list(self._links)):
             _unsafe_after_fork.add(self.path)
         self._held = []
         super().after_fork_in_child()

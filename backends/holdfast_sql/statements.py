@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import attrs
 
 from holdfast.codec import dumps
 from holdfast.driver import Increment
 from holdfast.errors import InvalidQuery
-from holdfast.filters import Comparison
+from holdfast.filters import Comparison, Order
 from holdfast_sql.tables import Cell, RowFormat, build_table, index_name, tally_name, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import BindParameter, ColumnElement, Executable, Index, MetaData, Table
+    from sqlalchemy import BindParameter, ColumnElement, Executable, Index, MetaData, Select, Table
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.elements import SQLCoreOperations
     from sqlalchemy.types import TypeEngine
 
     from holdfast.codec import Plain
     from holdfast.driver import Changes
-    from holdfast.filters import Filter, Operator, Order
+    from holdfast.filters import Filter, Operator
     from holdfast.schema import Collection, Kind
     from holdfast_sql.tables import ColumnTypes
 
@@ -85,10 +85,13 @@ class Flavour(abc.ABC):
 
     Attributes:
         booleans_are_integers: whether a boolean comes back as 0 or 1.
+        guidance: how the planner is brought to use the index that fits: by itself, by a hint that names it, or by
+            asking for a range of one value, which only that index has in order.
         types: what columns are made of.
     """
 
     booleans_are_integers: bool = True
+    guidance: Literal["none", "hint", "range"] = "none"
     types: ColumnTypes
 
     @abc.abstractmethod
@@ -217,7 +220,9 @@ class Plan:
             residual.append(one)
         return True
 
-    def _where(self, shape: Shape, names: _Names, table: Table | None = None) -> list[ColumnElement[bool]]:
+    def _where(
+        self, shape: Shape, names: _Names, table: Table | None = None, *, as_range: str | None = None
+    ) -> list[ColumnElement[bool]]:
         """SQLAlchemy's conditions for a shape; each value gets the next name."""
         from sqlalchemy import BigInteger, Boolean, Double, String, or_
 
@@ -247,7 +252,11 @@ class Plan:
             elif operator == "!=":
                 found.append(column.is_distinct_from(names.next(type_)))
             elif operator == "=":
-                found.append(column == names.next(type_))
+                value = names.next(type_)
+                if field == as_range:
+                    found += [column >= value, column <= value]
+                else:
+                    found.append(column == value)
             else:
                 found.append(column.op(operator, is_comparison=True)(names.next(type_)))
         return found
@@ -260,6 +269,41 @@ class Plan:
             column = cast("ColumnElement[object]", self.table.c[one.field])
             found.append(self.flavour.order(column, descending=one.descending))
         return found
+
+    def _first(
+        self, statement: Select[Any], shape: Shape, names: _Names, order: Sequence[Order], suffix: ColumnElement[object]
+    ) -> Select[Any]:
+        """The first rows in order that match.
+
+        Where an index gives them one after the other, its use is enforced: planners prefer one that has the order alone
+        when they believe that a match comes soon, and then walk over every row that is done with.
+        """
+        guidance = self.flavour.guidance
+        index = None if guidance == "none" else self._index_for(shape, order)
+        if index is None:
+            found = statement.where(*self._where(shape, names)).order_by(*self._order(order))
+        elif guidance == "hint":
+            name = self.flavour.dialect().identifier_preparer.quote(index_name(self.collection, index))
+            found = statement.with_hint(self.table, f"FORCE INDEX ({name})")
+            found = found.where(*self._where(shape, names)).order_by(*self._order(order))
+        else:
+            # No other index has this order, as long as the planner does not see that the field is constant.
+            last = index[index.index(order[0].field) - 1]
+            ordered = self._order((Order(last, descending=order[0].descending), *order))
+            found = statement.where(*self._where(shape, names, as_range=last)).order_by(*ordered)
+        return found.suffix_with(suffix)
+
+    def _index_for(self, shape: Shape, order: Sequence[Order]) -> tuple[str, ...] | None:
+        """The index that has two or more fields asked for equality, followed by those of the order."""
+        equal = {field for field, operator, of, _ in shape if operator == "=" and of is not type(None)}
+        wanted = tuple(one.field for one in order)
+        if not wanted or len({one.descending for one in order}) > 1:
+            return None
+        for index in self.collection.indexes:
+            start = index.index(wanted[0]) if wanted[0] in index else 0
+            if start > 1 and equal.issuperset(index[:start]) and index[start : start + len(wanted)] == wanted:
+                return index
+        return None
 
     # Statements
 
@@ -311,10 +355,12 @@ class Plan:
             from sqlalchemy import BigInteger, select
 
             names = _Names()
-            statement = select(self.table).where(*self._where(shape, names)).order_by(*self._order(order))
             if limited:
-                statement = statement.suffix_with(_limit(names.next(cast("TypeEngine[object]", BigInteger()))))
-            found = self._keep(key, statement)
+                limit = _limit(_Names(len(_values(shape))).next(cast("TypeEngine[object]", BigInteger())))
+                found = self._keep(key, self._first(select(self.table), shape, names, order, limit))
+            else:
+                statement = select(self.table).where(*self._where(shape, names)).order_by(*self._order(order))
+                found = self._keep(key, statement)
         return found
 
     def select(self, fields: tuple[str, ...], shape: Shape) -> Statement:
@@ -425,13 +471,13 @@ class Plan:
             names = _Names()
             table = self.table
             values = self._assignments(changes, names)
-            chosen = select(table.c.id).where(*self._where(shape, names)).order_by(*self._order(order))
+            suffix = _limit_one("FOR UPDATE SKIP LOCKED" if locking else "")
+            chosen = self._first(select(table.c.id), shape, names, order, suffix)
             if locking:
-                first = chosen.suffix_with(_limit_one("FOR UPDATE SKIP LOCKED")).cte("chosen")
+                first = chosen.cte("chosen")
                 statement = update(table).values(values).where(table.c.id == first.c.id)
             else:
-                first_id = chosen.suffix_with(_limit_one()).scalar_subquery()
-                statement = update(table).values(values).where(table.c.id == first_id)
+                statement = update(table).values(values).where(table.c.id == chosen.scalar_subquery())
             found = self._keep(key, statement.returning(*table.c))
         return found
 
@@ -442,8 +488,8 @@ class Plan:
         if found is None:
             from sqlalchemy import select
 
-            statement = select(self.table).where(*self._where(shape, _Names())).order_by(*self._order(order))
-            found = self._keep(key, statement.suffix_with(_limit_one("FOR UPDATE SKIP LOCKED")))
+            suffix = _limit_one("FOR UPDATE SKIP LOCKED")
+            found = self._keep(key, self._first(select(self.table), shape, _Names(), order, suffix))
         return found
 
     def tally(self, fields: tuple[str, ...], shape: Shape) -> Statement:
@@ -490,8 +536,8 @@ class Plan:
 class _Names:
     """Hands out parameters named after the position of their value: p0, p1 and so on."""
 
-    def __init__(self) -> None:
-        self._count = 0
+    def __init__(self, start: int = 0) -> None:
+        self._count = start
 
     def next(self, type_: TypeEngine[object] | None) -> BindParameter[object]:
         from sqlalchemy import bindparam
@@ -499,6 +545,11 @@ class _Names:
         name = f"p{self._count}"
         self._count += 1
         return bindparam(name, type_=type_)
+
+
+def _values(shape: Shape) -> range:
+    """The positions that the values of a filter take."""
+    return range(sum(abs(size) if how == "in" else of is not type(None) for _, how, of, size in shape))
 
 
 def _bind_type(column_type: TypeEngine[object]) -> TypeEngine[object]:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import math
 import operator
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -141,7 +143,7 @@ _KNOWN_OPERATORS = (*_OPERATORS, "$nin")
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(str(word), known, n=1)
+    near = difflib.get_close_matches(str(word)[:80], known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -178,7 +180,7 @@ def parse(
         field = fields.get(stored)
         if head not in known or (field is None and stored != "id"):
             raise InvalidQuery(
-                f"{argument} names an unknown field {name!r}.{suggest(head, known)} "
+                f"{argument} names an unknown field {shown(name)}.{suggest(head, known)} "
                 f"The fields of {collection.name} are: {', '.join(known)}"
             )
         if dot and (field is None or field.kind != "json"):
@@ -207,7 +209,7 @@ def _conditions(path: str, condition: object, field: Field | None, argument: str
             found.append(Comparison(path, _OPERATORS[word], _plain(path, value, field, argument)))
         else:
             raise InvalidQuery(
-                f"{argument}: unknown operator {word!r} for {path!r}.{suggest(str(word), _KNOWN_OPERATORS)} "
+                f"{argument}: unknown operator {shown(word)} for {path!r:.80}.{suggest(str(word), _KNOWN_OPERATORS)} "
                 f"The operators are: {', '.join(_KNOWN_OPERATORS)}"
             )
     return found
@@ -225,9 +227,15 @@ _TAKES: dict[str, tuple[type, ...]] = {
 
 def _plain(path: str, value: object, field: Field | None, argument: str) -> Plain:
     """The value as it is stored, checked against the kind of a declared field."""
-    if field is not None and field.kind == "time" and isinstance(value, datetime.datetime):
-        value = codec.encode_time(value)
+    if isinstance(value, str):
+        value = str.__str__(value)  # of a status, say
+    elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]  # a scalar, as in params and results
     try:
+        if field is not None and field.kind == "time" and isinstance(value, datetime.datetime):
+            value = codec.encode_time(value)
+        elif field is not None and field.kind == "number" and isinstance(value, float) and math.isinf(value):
+            value = math.copysign(sys.float_info.max, value)  # as it is stored
         plain = codec.encode(value)
     except EncodingError as error:
         raise InvalidQuery(f"{argument}: {path!r} cannot be compared with {shown(value)}: {error}") from error

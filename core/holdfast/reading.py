@@ -91,9 +91,9 @@ def select(records: Iterable[object], selection: Sequence[str], known: Sequence[
         raise InvalidQuery(f"selection must be a list of field names, not {shown(selection)}")
     for name in selection:
         head = str(name).partition(".")[0]
-        if head not in known:
+        if not isinstance(name, str) or head not in known:
             raise InvalidQuery(
-                f"selection names an unknown field {name!r}.{suggest(head, known)} The fields are: {', '.join(known)}"
+                f"selection names an unknown field {shown(name)}.{suggest(head, known)} The fields are: {', '.join(known)}"
             )
     return [{name: _reach(record, name) for name in selection} for record in records]
 
@@ -432,14 +432,17 @@ class ReadOnlyStorage:
     def _order(order: str | Sequence[str] | None) -> Sequence[Order]:
         if order is None:
             return IN_ORDER
-        names = [order] if isinstance(order, str) else list(order)
+        names = [order] if isinstance(order, str) else order
+        if not isinstance(names, Sequence):
+            raise InvalidQuery(f"order must be a field, or a list of fields, not {shown(order)}")
         known = [field.name for field in TRIALS.fields if field.public and field.kind != "json"]
         orders: list[Order] = []
         for name in names:
-            field = TRIAL_NAMES.get(name.removeprefix("-"), name.removeprefix("-"))
-            if field not in known:
+            word = str(name).removeprefix("-")
+            field = TRIAL_NAMES.get(word, word)
+            if not isinstance(name, str) or field not in known:
                 raise InvalidQuery(
-                    f"order names an unknown field {name!r}.{suggest(field, known)} The fields are: {', '.join(known)}"
+                    f"order names an unknown field {shown(name)}.{suggest(field, known)} The fields are: {', '.join(known)}"
                 )
             orders.append(Order(field, descending=name.startswith("-")))
         return (*orders, *IN_ORDER)

@@ -52,10 +52,10 @@ def _root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Look at, repair, copy and draw the experiments in a storage.
+    r"""Look at, repair, copy and draw the experiments in a storage.
 
     The storage is named by --storage, or else by the variable HOLDFAST_STORAGE, by holdfast.toml or
-    [tool.holdfast] in pyproject.toml, or is sqlite:///holdfast.db.
+    \[tool.holdfast] in pyproject.toml, or is sqlite:///holdfast.db.
     """
 
 

@@ -12,9 +12,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+import attrs
 import typer
 from typer.core import TyperGroup
 
@@ -32,7 +33,6 @@ from holdfast.records import Experiment, Params, Results, Trial, utcnow
 from holdfast.url import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
     from rich.console import Console
@@ -62,9 +62,7 @@ StorageOption = Annotated[
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option(
-        "--profile", "-p", metavar="NAME", help="A profile of the configuration file.", show_default=False
-    ),
+    typer.Option("--profile", "-p", metavar="NAME", help="A profile of the configuration file.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -83,10 +81,15 @@ UrlArgument = Annotated[
 ]
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\n[bold]Examples[/bold]\n" + "\n".join(f"  {line.replace('[', chr(92) + '[')}" for line in lines)
+
+
 class Commands(TyperGroup):
     """The group of all commands: turns errors into one line on stderr and an exit code."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: object, **extra: object) -> NoReturn:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, *rest: object, **extra: object) -> NoReturn:
         """Run, and leave with an exit code; usage errors are one line, too."""
         with contextlib.suppress(AttributeError, ValueError):
             # A terminal that lacks a character is no reason to fail.
@@ -106,7 +109,8 @@ class Commands(TyperGroup):
 
     @staticmethod
     def _usage(error: Exception) -> int:
-        """Say what is wrong with the arguments. (The class of these errors has moved between releases of Typer.)"""
+        """Say what is wrong with the arguments."""
+        # The class of these errors has moved between releases of Typer, so it is known by what it has.
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":
             return USAGE
@@ -133,7 +137,8 @@ class Commands(TyperGroup):
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
-            fail(error, FAILED)
+            named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+            fail(named, FAILED)
         else:
             return cast("object", result)
 
@@ -150,7 +155,7 @@ def complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def fail(error: BaseException | str, code: int = FAILED) -> NoReturn:
+def fail(error: object, code: int = FAILED) -> NoReturn:
     """End with ``error: …`` on one line of stderr, and this exit code."""
     complain(f"error: {shown(mask(str(error) or type(error).__name__))}")
     raise typer.Exit(code) from None
@@ -172,9 +177,7 @@ def output() -> Console:
     from rich.console import Console
 
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(
-        file=sys.stdout, markup=False, emoji=False, highlight=False, width=_UNLIMITED if piped else None
-    )
+    return Console(file=sys.stdout, markup=False, emoji=False, highlight=False, width=_UNLIMITED if piped else None)
 
 
 def messages() -> Console:
@@ -198,6 +201,58 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis")
     return table
+
+
+@attrs.frozen
+class Column:
+    """A column of a table that is fitted to the width of the screen.
+
+    Attributes:
+        head: its title.
+        cells: one for each row.
+        right: whether numbers are aligned.
+        firm: shown even where there is no room.
+        styles: of the cells, by their text.
+        most: characters that are enough; what is longer is cut where there is no room.
+    """
+
+    head: str
+    cells: Sequence[str]
+    right: bool = False
+    firm: bool = False
+    styles: Mapping[str, str] = attrs.field(factory=dict)
+    most: int = _UNLIMITED
+
+
+def print_columns(columns: Sequence[Column]) -> None:
+    """A table of the columns that fit, from the left; those without room, or empty, are left out.
+
+    The heads of those without room are told on stderr.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    console = output()
+    room = console.width + 2
+    table = new_table()
+    kept: list[list[str | Text]] = []
+    left_out: list[str] = []
+    for column in columns:
+        if not column.firm and not any(column.cells):
+            continue
+        width = max(cell_len(column.head), *(cell_len(cell) for cell in column.cells)) + 2
+        if width > room and min(width, column.most + 2) > room and not column.firm:
+            left_out.append(column.head)
+            continue
+        room -= width
+        justify: Literal["right", "left"] = "right" if column.right else "left"
+        table.add_column(column.head, justify=justify, no_wrap=True, overflow="ellipsis")
+        kept.append([Text(cell, style=column.styles[cell]) if cell in column.styles else cell for cell in column.cells])
+    for row in zip(*kept, strict=True):
+        table.add_row(*row)
+    console.print(table)
+    if left_out:
+        messages().print(f"no room for: {', '.join(left_out)}", style="dim", soft_wrap=True)
 
 
 # Storages and experiments
@@ -355,7 +410,7 @@ def plain(value: object) -> Plain:
 
 def record_json(record: Experiment | Trial) -> dict[str, Plain]:
     """All fields of a record."""
-    fields = {one.name: plain(getattr(record, one.name)) for one in type(record).__attrs_attrs__}  # type: ignore[attr-defined, misc]  # attrs
+    fields = {one.name: plain(getattr(record, one.name)) for one in type(record).__attrs_attrs__}
     if isinstance(record, Trial):
         fields["param_types"] = plain(record.params.types)
         fields["result_types"] = plain(record.results.types)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.common import ProfileOption, StorageOption, check_place
+from holdfast.cli.common import ProfileOption, StorageOption, check_place, examples
 
 
 def add_to(app: typer.Typer) -> None:
     """Add this command to the program."""
-    app.command()(demo)
+    app.command(
+        epilog=examples("holdfast demo", "holdfast demo -s postgresql+psycopg://me@host/hpo --workers 8 --trials 100")
+    )(demo)
 
 
 def demo(
@@ -21,19 +23,11 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 4,
     trials: Annotated[int, typer.Option(min=1, help="How many trials are to be completed.")] = 40,
     seed: Annotated[int, typer.Option(help="Of the algorithm that proposes trials.")] = 0,
-    plot: Annotated[Path, typer.Option(metavar="FILE", help="Where to draw the outcome.")] = Path(
-        "holdfast-demo.png"
-    ),
+    plot: Annotated[Path, typer.Option(metavar="FILE", help="Where to draw the outcome.")] = Path("holdfast-demo.png"),
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw nothing.")] = False,
     no_kill: Annotated[bool, typer.Option("--no-kill", help="Let every worker live.")] = False,
 ) -> None:
-    """Tune a small model with several worker processes, kill one of them on the way, and verify that nothing is lost.
-
-    \b
-    Examples:
-      holdfast demo
-      holdfast demo -s postgresql+psycopg://me@host/hpo --workers 8 --trials 100
-    """
+    """Tune a small model with several worker processes, kill one on the way, and verify that nothing is lost."""
     from holdfast.demo import run
 
     check_place(storage, profile)

@@ -13,6 +13,7 @@ from holdfast.cli.common import (
     MaximizeOption,
     ProfileOption,
     StorageOption,
+    examples,
     find_experiment,
     open_reading,
     shown,
@@ -22,7 +23,13 @@ from holdfast.plots import Kind
 
 def add_to(app: typer.Typer) -> None:
     """Add this command to the program."""
-    app.command()(plot)
+    app.command(
+        epilog=examples(
+            "holdfast plot digits",
+            "holdfast plot digits --kind history -o history.png",
+            "holdfast plot digits --kind slices --params lr,depth -o slices.svg",
+        )
+    )(plot)
 
 
 def plot(
@@ -57,12 +64,6 @@ def plot(
     """Draw an experiment, and print the name of the file.
 
     An .html page stands by itself: it needs neither a network nor other files.
-
-    \b
-    Examples:
-      holdfast plot digits
-      holdfast plot digits --kind history -o history.png
-      holdfast plot digits --kind slices --params lr,depth -o slices.svg
     """
     from holdfast import plots
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli.common import (
+    Column,
     ExperimentArgument,
     JsonOption,
     MaximizeOption,
@@ -24,14 +25,15 @@ from holdfast.cli.common import (
     check_place,
     complain,
     duration,
+    examples,
     find_experiment,
     first_line,
-    messages,
     moment,
     new_table,
     number,
     open_reading,
     output,
+    print_columns,
     print_json,
     record_json,
     short,
@@ -73,11 +75,26 @@ TABLE_LIMIT = 100
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    app.command()(backends)
-    app.command()(info)
-    app.command()(experiments)
-    app.command()(trials)
-    app.command()(best)
+    app.command(epilog=examples("holdfast backends", "holdfast backends --json"))(backends)
+    app.command(epilog=examples("holdfast info sqlite:///hpo.db", "holdfast info --profile cluster --json"))(info)
+    app.command(
+        epilog=examples("holdfast experiments -s sqlite:///hpo.db", "holdfast experiments --json | jq -r '.[].name'")
+    )(experiments)
+    app.command(
+        epilog=examples(
+            "holdfast trials digits --status broken",
+            "holdfast trials digits -w 'params.lr<0.01' -w 'objective<0.2' -n 10",
+            "holdfast trials digits --params lr,depth",
+            "holdfast trials digits --json | jq .objective",
+        )
+    )(trials)
+    app.command(
+        epilog=examples(
+            "holdfast best digits",
+            "holdfast best digits -n 5 --maximize",
+            "holdfast best digits --json | jq '.[0].params'",
+        )
+    )(best)
 
 
 # Backends and storages
@@ -111,13 +128,7 @@ def _missing(backend: Backend) -> str | None:
 
 
 def backends(as_json: JsonOption = False) -> None:
-    """List the installed backends, their URL schemes and options, and plugins that are broken.
-
-    \b
-    Examples:
-      holdfast backends
-      holdfast backends --json
-    """
+    """List the installed backends, their URL schemes and options, and plugins that are broken."""
     found = plugins()
     installed = list({id(one): one for one in found.backends.values()}.values())
     if as_json:
@@ -144,9 +155,7 @@ def backends(as_json: JsonOption = False) -> None:
                     }
                     for one in installed
                 ],
-                "broken": [
-                    {"name": one.name, "module": one.module, "reason": one.reason} for one in found.broken
-                ],
+                "broken": [{"name": one.name, "module": one.module, "reason": one.reason} for one in found.broken],
             }
         )
         return
@@ -183,9 +192,13 @@ def _options_table(backend: Backend) -> Table:
         if option.default is None:
             text = "-"
         else:
-            text = str(default).lower() if isinstance(default, bool) else f"{default:g}" if isinstance(
-                default, float
-            ) else str(default)
+            text = (
+                str(default).lower()
+                if isinstance(default, bool)
+                else f"{default:g}"
+                if isinstance(default, float)
+                else str(default)
+            )
         table.add_row(option.name, shown(text), shown(option.help))
     return table
 
@@ -205,13 +218,7 @@ def info(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a storage is: its backend, what that declares, how much is stored, and how fast it answers.
-
-    \b
-    Examples:
-      holdfast info sqlite:///hpo.db
-      holdfast info --profile cluster --json
-    """
+    """Show what a storage is: its backend, what that declares, how much is stored, and how fast it answers."""
     if url is not None and storage is not None:
         raise typer.BadParameter("give the URL once")
     url = url or storage
@@ -266,16 +273,8 @@ def info(
 # Experiments
 
 
-def experiments(
-    storage: StorageOption = None, profile: ProfileOption = None, as_json: JsonOption = False
-) -> None:
-    """List the experiments, with the number of trials of each status.
-
-    \b
-    Examples:
-      holdfast experiments -s sqlite:///hpo.db
-      holdfast experiments --json | jq -r '.[].name'
-    """
+def experiments(storage: StorageOption = None, profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """List the experiments, with the number of trials of each status."""
     with open_reading(storage, profile) as opened:
         found = [(one, opened.count_trials(one.id)) for one in opened.fetch_experiments()]
     if as_json:
@@ -289,16 +288,26 @@ def experiments(
     if not found:
         complain("no experiments are stored")
         return
-    used = [status for status in TrialStatus if any(counts[status] for _, counts in found)]
-    heads = ("trials", *used)
-    table = new_table("id", "experiment", "status", *heads, "created (UTC)", "user", right=heads)
-    table.columns[1].no_wrap = False
-    for one, counts in found:
-        totals = [str(sum(counts.values())), *(str(counts[status] or "-") for status in used)]
-        table.add_row(
-            short(one.id), title(one), str(one.status), *totals, moment(one.created)[:16], shown(one.user or "", 20)
-        )
-    output().print(table)
+    rows = [one for one, _ in found]
+
+    def total(status: TrialStatus) -> Column:
+        cells = [str(counts[status] or "") for _, counts in found]
+        return Column(str(status), cells, right=True)
+
+    first = (TrialStatus.COMPLETED, TrialStatus.RESERVED, TrialStatus.BROKEN)
+    print_columns(
+        [
+            Column("id", [short(one.id) for one in rows], firm=True),
+            Column("experiment", [title(one) for one in rows], firm=True),
+            Column("status", [str(one.status) for one in rows], firm=True),
+            Column("trials", [str(sum(counts.values())) for _, counts in found], right=True, firm=True),
+            *(total(status) for status in first),
+            Column("created (UTC)", [moment(one.created)[:16] for one in rows]),
+            *(total(status) for status in TrialStatus if status not in first),
+            Column("user", [shown(one.user or "", 20) for one in rows]),
+            Column("error", [first_line(one.error) for one in rows], most=20),
+        ]
+    )
 
 
 # Trials
@@ -340,9 +349,7 @@ def _condition_value(name: str, text: str) -> object:
         try:
             time_given = datetime.datetime.fromisoformat(unquoted or text)
         except ValueError:
-            raise InvalidQuery(
-                f"{name!r} is a time, and {text!r} is none; write it as in 2026-01-31T12:00"
-            ) from None
+            raise InvalidQuery(f"{name!r} is a time, and {text!r} is none; write it as in 2026-01-31T12:00") from None
         return time_given if time_given.tzinfo else time_given.replace(tzinfo=datetime.UTC)
     if unquoted is not None:
         return unquoted
@@ -410,13 +417,6 @@ def trials(
 ) -> None:
     """List the trials of an experiment.
 
-    \b
-    Examples:
-      holdfast trials digits --status broken
-      holdfast trials digits --where 'params.lr<0.01' --where 'objective<0.2' --order objective -n 10
-      holdfast trials digits --params lr,depth
-      holdfast trials digits --json | jq .objective
-
     With --json, what JSON lacks is tagged: NaN is {"~float": "nan"}, a tuple {"~tuple": [...]}, and so on.
     """
     query: dict[str, object] = dict(parse_conditions(where or ()))
@@ -455,51 +455,27 @@ def _param_names(rows: Sequence[Trial], experiment: Experiment) -> list[str]:
 
 
 def _print_trials(rows: Sequence[Trial], experiment: Experiment, names: Sequence[str] | None) -> None:
-    """A table of trials; columns that do not fit are left out, and named on stderr."""
-    from rich.cells import cell_len
-    from rich.text import Text
-
     known = _param_names(rows, experiment)
     for name in names or ():
         if name not in known:
-            raise InvalidQuery(f"no trial shown has a param {name!r}.{suggest(name, known)} There are: {', '.join(known)}")
-    columns: list[tuple[str, list[str], bool]] = [
-        ("id", [short(one.id) for one in rows], False),
-        ("status", [str(one.status) for one in rows], False),
-        ("objective", [number(one.objective) for one in rows], True),
+            raise InvalidQuery(
+                f"no trial shown has a param {name!r}.{suggest(name, known)} There are: {', '.join(known) or 'none'}"
+            )
+    columns = [
+        Column("id", [short(one.id) for one in rows], firm=True),
+        Column("status", [str(one.status) for one in rows], firm=True, styles=STYLES),
+        Column("objective", [number(one.objective) for one in rows], right=True, firm=True),
     ]
     for name in known if names is None else names:
         cells = [value_text(one.params[name]) if name in one.params else "" for one in rows]
         numeric = all(isinstance(one.params.get(name, 0), (int, float)) for one in rows)
-        columns.append((shown(name, 24), cells, numeric))
-    firm = 3 if names is None else len(columns)
-    columns.append(("took", [_took(one) for one in rows], True))
-    columns.append(("worker", [shown(one.worker or "", 30) for one in rows], False))
-    columns.append(("error", [first_line(one.error) for one in rows], False))
-
-    console = output()
-    room = console.width
-    left_out: list[str] = []
-    table = new_table()
-    kept: list[list[str | Text]] = []
-    for place, (head, cells, right) in enumerate(columns):
-        if not any(cells) and place >= 3:
-            continue
-        width = max(cell_len(head), *(cell_len(cell) for cell in cells)) + 2
-        if head == "error" and place == len(columns) - 1:
-            width = min(width, 22)
-        if place >= firm and width > room + 2:
-            left_out.append(head)
-            continue
-        room -= width
-        table.add_column(head, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-        styled = head == "status" and place == 1
-        kept.append([Text(cell, style=STYLES[cell]) if styled else cell for cell in cells])
-    for row in zip(*kept, strict=True):
-        table.add_row(*row)
-    console.print(table)
-    if left_out:
-        messages().print(f"no room for: {', '.join(left_out)}", style="dim", soft_wrap=True)
+        columns.append(Column(shown(name, 24), cells, right=numeric, firm=names is not None))
+    columns += [
+        Column("took", [_took(one) for one in rows], right=True),
+        Column("worker", [shown(one.worker or "", 30) for one in rows]),
+        Column("error", [first_line(one.error) for one in rows], most=20),
+    ]
+    print_columns(columns)
 
 
 def _took(trial: Trial) -> str:
@@ -516,14 +492,7 @@ def best(
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="How many.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the completed trials with the best objective; the smallest one, unless told otherwise.
-
-    \b
-    Examples:
-      holdfast best digits
-      holdfast best digits -n 5 --maximize
-      holdfast best digits --json | jq '.[0].params'
-    """
+    """Show the completed trials with the best objective; the smallest one, unless told otherwise."""
     with open_reading(storage, profile) as opened:
         found = find_experiment(opened, experiment)
         rows = opened.fetch_trials(

@@ -19,6 +19,7 @@ from holdfast.cli.common import (
     complain,
     confirm,
     duration,
+    examples,
     find_experiment,
     open_reading,
     open_writing,
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    app.command()(unlock)
-    app.command()(recover)
-    app.command("rm")(remove)
-    app.command()(upgrade)
+    app.command(epilog=examples("holdfast unlock digits", "holdfast unlock digits --yes"))(unlock)
+    app.command(epilog=examples("holdfast recover digits", "holdfast recover digits --json | jq -r '.[].id'"))(recover)
+    app.command("rm", epilog=examples("holdfast rm digits:1", "holdfast rm 3fa94c1d --yes"))(remove)
+    app.command(epilog=examples("holdfast upgrade sqlite:///hpo.db"))(upgrade)
 
 
 def unlock(
@@ -58,11 +59,6 @@ def unlock(
 
     The state of the algorithm stays as it was last saved. If the holder lives after all, it cannot save any more, and
     is told so. There is seldom a need: the lock of a holder that died frees itself when its lease has run out.
-
-    \b
-    Examples:
-      holdfast unlock digits
-      holdfast unlock digits --yes
     """
     with open_reading(storage, profile) as opened:
         found = find_experiment(opened, experiment)
@@ -90,11 +86,6 @@ def recover(
 
     A trial is lost when it is reserved and its worker gave no heartbeat for the experiment's heartbeat_timeout. Where
     the backend has no clock that its users share, this command watches for that long.
-
-    \b
-    Examples:
-      holdfast recover digits
-      holdfast recover digits --json | jq -r '.[].id'
     """
     with open_writing(storage, profile) as opened:
         found = find_experiment(opened, experiment)
@@ -129,13 +120,7 @@ def remove(
     profile: ProfileOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove an experiment with its trials, measurements, attempts and algorithm state, for ever.
-
-    \b
-    Examples:
-      holdfast rm digits:1
-      holdfast rm 3fa94c1d --yes
-    """
+    """Remove an experiment with its trials, measurements, attempts and algorithm state, for ever."""
     with open_reading(storage, profile) as opened:
         found = find_experiment(opened, experiment)
         counts = opened.count_trials(found.id)
@@ -158,10 +143,6 @@ def upgrade(
     """Bring a storage that an older release wrote to the schema of this one.
 
     Stop the workers first: older releases refuse an upgraded storage.
-
-    \b
-    Examples:
-      holdfast upgrade sqlite:///hpo.db
     """
     if url is not None and storage is not None:
         raise typer.BadParameter("give the URL once")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -19,6 +18,7 @@ from holdfast.cli.common import (
     ago,
     complain,
     duration,
+    examples,
     find_experiment,
     first_line,
     moment,
@@ -41,6 +41,7 @@ from holdfast.schema import ALGORITHM_LOCKS
 from holdfast.statuses import ENDED, ExperimentStatus, TrialStatus
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Mapping
 
     from rich.console import RenderableType
@@ -58,7 +59,14 @@ _SHOWN_LOST = 5
 
 def add_to(app: typer.Typer) -> None:
     """Add this command to the program."""
-    app.command(cls=_StatusCommand)(status)
+    app.command(
+        cls=_StatusCommand,
+        epilog=examples(
+            "holdfast status digits",
+            "holdfast status digits --watch 5",
+            "holdfast status --json | jq '.[].trials.completed'",
+        ),
+    )(status)
 
 
 class _StatusCommand(TyperCommand):
@@ -70,7 +78,7 @@ class _StatusCommand(TyperCommand):
             completed.append(one)
             if one in ("--watch", "-w") and not _is_number(args[place + 1 : place + 2]):
                 completed.append(str(WATCH_SECONDS))
-        return cast("list[str]", super().parse_args(ctx, completed))  # type: ignore[arg-type, unused-ignore]
+        return super().parse_args(ctx, completed)
 
 
 def _is_number(words: list[str]) -> bool:
@@ -203,9 +211,7 @@ def _json(one: Standing) -> dict[str, object]:
         "rate_per_hour": one.rate,
         "seconds_left": one.left,
         "best": None if one.best is None else record_json(one.best),
-        "lost": [
-            {"id": lost.id, "worker": lost.worker, "heartbeat": plain(lost.heartbeat)} for lost in one.lost
-        ],
+        "lost": [{"id": lost.id, "worker": lost.worker, "heartbeat": plain(lost.heartbeat)} for lost in one.lost],
         "lost_is_known": one.lost_is_known,
         "lock": None
         if lock is None
@@ -217,6 +223,10 @@ def _json(one: Standing) -> dict[str, object]:
             "ttl": lock.ttl,
         },
     }
+
+
+def _rate_text(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.0f}" if rate >= 100 else number(rate, 3)
 
 
 def _bar(share: float, width: int) -> str:
@@ -259,7 +269,7 @@ def _facts(one: Standing) -> Table:
         table.add_row("progress", f"{completed} of {experiment.max_trials} completed ({share:.0%})")
     if one.rate is not None:
         of = min(WINDOW, completed)
-        table.add_row("rate", f"{number(one.rate, 3)} trials/h (the last {of})")
+        table.add_row("rate", f"{_rate_text(one.rate)} trials/h (the last {of})")
     if one.left is not None and one.left > 0:
         table.add_row("time left", f"about {duration(one.left)}")
     if one.best is not None:
@@ -326,7 +336,7 @@ def _overview(found: list[Standing], width: int) -> Table:
             f"{share:.0%}",
             _bar(min(1.0, share), 10 if width < 120 else 24).ljust(10 if width < 120 else 24),
             number(one.best.objective, 5) if one.best else "-",
-            number(one.rate, 3) or "-",
+            _rate_text(one.rate),
             duration(one.left) if one.left else "-",
             str(len(one.lost) or "-"),
             "free" if one.lock is None else "held",
@@ -373,12 +383,6 @@ def status(
 
     Trials by status, the rate at which trials are completed and the time left, the best trial so far, trials that
     lost their worker, and who holds the algorithm lock.
-
-    \b
-    Examples:
-      holdfast status digits
-      holdfast status digits --watch 5
-      holdfast status --json | jq '.[].trials.completed'
     """
     with open_reading(storage, profile) as opened:
         if watch is not None:
@@ -394,9 +398,7 @@ def status(
         console.print(_render(found, min(console.width, 140)))
 
 
-def _watch(
-    storage: ReadOnlyStorage, name: str | None, seconds: float, maximize: bool, as_json: bool
-) -> None:
+def _watch(storage: ReadOnlyStorage, name: str | None, seconds: float, maximize: bool, as_json: bool) -> None:
     """Show it again and again; on a terminal in place, elsewhere one after the other."""
     import sys
 

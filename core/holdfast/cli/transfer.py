@@ -15,6 +15,7 @@ from holdfast.cli.common import (
     ProfileOption,
     StorageOption,
     complain,
+    examples,
     fail,
     messages,
     open_reading,
@@ -26,14 +27,26 @@ from holdfast.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from holdfast.reading import ReadOnlyStorage
     from holdfast.transfer import Loaded, Written
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    app.command()(copy)
-    app.command()(dump)
-    app.command()(load)
+    app.command(epilog=examples("holdfast copy sqlite:///hpo.db postgresql+psycopg://me@host/hpo"))(copy)
+    app.command(
+        epilog=examples(
+            "holdfast dump backup.jsonl",
+            "holdfast dump backup.jsonl --resume",
+            "holdfast dump - | zstd > backup.jsonl.zst",
+        )
+    )(dump)
+    app.command(
+        epilog=examples(
+            "holdfast load backup.jsonl -s postgresql+psycopg://me@host/hpo",
+            "zstdcat backup.jsonl.zst | holdfast load - -s sqlite:///hpo.db",
+        )
+    )(load)
 
 
 @contextlib.contextmanager
@@ -55,6 +68,12 @@ def _progress(label: str, total: int | None) -> Iterator[Callable[[int], None] |
     with progress.Progress(*columns, console=console, transient=True) as shown_progress:
         task = shown_progress.add_task(label, total=total)
         yield lambda more: shown_progress.update(task, advance=more)
+
+
+def _total(storage: ReadOnlyStorage) -> int:
+    from holdfast import transfer
+
+    return sum(transfer.count(storage).values())
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -89,16 +108,15 @@ def copy(
 
     Nothing that is stored in DST is changed. Run again, it goes on where it ended; what is stored there and differs is
     reported as a conflict.
-
-    \b
-    Examples:
-      holdfast copy sqlite:///hpo.db postgresql+psycopg://me@host/hpo
     """
     from holdfast import transfer
 
-    with open_reading(source, None) as opened, connect(destination) as target:
-        with _progress("copying", sum(transfer.count(opened).values())) as progress:
-            loaded = transfer.copy(opened, target, progress=progress)
+    with (
+        open_reading(source, None) as opened,
+        connect(destination) as target,
+        _progress("copying", _total(opened)) as progress,
+    ):
+        loaded = transfer.copy(opened, target, progress=progress)
     _report_loaded(loaded, "copied")
 
 
@@ -108,30 +126,21 @@ def dump(
     ] = "-",
     storage: StorageOption = None,
     profile: ProfileOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a file that an interrupted dump left.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that an interrupted dump left.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write everything stored as JSON Lines, without loss.
 
     The last line has counts and a digest; a file without it is incomplete. What is written to the storage meanwhile
     may or may not be included.
-
-    \b
-    Examples:
-      holdfast dump backup.jsonl
-      holdfast dump backup.jsonl --resume
-      holdfast dump - | zstd > backup.jsonl.zst
     """
     from holdfast import transfer
 
     if file == "-":
         if resume or force:
             raise typer.BadParameter("--resume and --force need a FILE")
-        with open_reading(storage, profile) as opened:
-            with _progress("dumping", sum(transfer.count(opened).values())) as progress:
-                written = transfer.dump(opened, sys.stdout.buffer, progress=progress)
+        with open_reading(storage, profile) as opened, _progress("dumping", _total(opened)) as progress:
+            written = transfer.dump(opened, sys.stdout.buffer, progress=progress)
         _report_written(written)
         return
     path = Path(file)
@@ -139,13 +148,12 @@ def dump(
         raise typer.BadParameter("give --resume or --force, not both")
     if path.exists() and not resume and not force:
         raise InvalidArgument(f"{path} exists; --resume goes on with an interrupted dump, --force replaces it")
-    with open_reading(storage, profile) as opened:
-        with path.open("r+b" if resume and path.exists() else "wb") as stream:
-            with _progress("dumping", sum(transfer.count(opened).values())) as progress:
-                write = transfer.resume if resume and path.stat().st_size else transfer.dump
-                written = write(opened, stream, progress=progress)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with open_reading(storage, profile) as opened, path.open("r+b" if resume and path.exists() else "wb") as stream:
+        with _progress("dumping", sum(transfer.count(opened).values())) as progress:
+            write = transfer.resume if resume and path.stat().st_size else transfer.dump
+            written = write(opened, stream, progress=progress)
+        stream.flush()
+        os.fsync(stream.fileno())
     _report_written(written)
 
 
@@ -158,11 +166,6 @@ def load(
 
     Nothing that is stored is changed. Run again, it goes on where it ended; what is stored and differs is reported as
     a conflict. A dump that is torn or damaged is reported; what came before is stored.
-
-    \b
-    Examples:
-      holdfast load backup.jsonl -s postgresql+psycopg://me@host/hpo
-      zstdcat backup.jsonl.zst | holdfast load - -s sqlite:///hpo.db
     """
     from holdfast import transfer
 

@@ -10,7 +10,7 @@ import attrs
 from holdfast.statuses import TrialStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from holdfast.reading import ReadOnlyStorage
     from holdfast.records import Attempt, Experiment, Trial
@@ -62,7 +62,11 @@ class End:
 
 
 def verify(
-    storage: ReadOnlyStorage, experiment: Experiment, ends: Sequence[End], casualty: Casualty | None
+    storage: ReadOnlyStorage,
+    experiment: Experiment,
+    ends: Sequence[End],
+    casualty: Casualty | None = None,
+    killed: Collection[str] = (),
 ) -> list[Check]:
     """Compare what is stored with what the workers have said.
 
@@ -71,12 +75,13 @@ def verify(
         experiment: that has ended.
         ends: what the workers have said: a record of its own, kept outside the storage.
         casualty: the trial whose worker was killed; None if none was.
+        killed: the names of the workers that were; one that was killed right after a trial could not say that it ended.
     """
     trials = {trial.id: trial for trial in storage.fetch_trials(experiment)}
     attempts = {trial: storage.fetch_attempts(trial, experiment) for trial in trials}
     checks = [
         _count(experiment, trials),
-        _once(trials, attempts, ends, casualty),
+        _once(trials, attempts, ends, killed),
         _nothing_left(trials),
         _proposals(storage, experiment, trials),
     ]
@@ -85,14 +90,18 @@ def verify(
     return checks
 
 
+def _trials(trials: dict[str, Trial]) -> str:
+    return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
+
+
 def _count(experiment: Experiment, trials: dict[str, Trial]) -> Check:
     counts = Counter(trial.status for trial in trials.values())
     found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    return Check(counts[TrialStatus.COMPLETED] == experiment.max_trials, f"{len(trials)} trials: {found}")
+    return Check(counts[TrialStatus.COMPLETED] == experiment.max_trials, f"{_trials(trials)}: {found}")
 
 
 def _once(
-    trials: dict[str, Trial], attempts: dict[str, list[Attempt]], ends: Sequence[End], casualty: Casualty | None
+    trials: dict[str, Trial], attempts: dict[str, list[Attempt]], ends: Sequence[End], killed: Collection[str]
 ) -> Check:
     final = (TrialStatus.COMPLETED, TrialStatus.PRUNED)
     said = Counter(end.trial for end in ends)
@@ -101,7 +110,8 @@ def _once(
         if trial.status not in final:
             continue
         successes = [one.number for one in attempts[trial.id] if one.outcome == trial.status]
-        if successes != [trial.token] or said[trial.id] != 1:
+        cut_short = trial.worker in killed and successes in ([], [trial.token]) and said[trial.id] == 0
+        if not cut_short and (successes != [trial.token] or said[trial.id] != 1):
             wrong.append(
                 f"trial {trial.id[:_SHORT]} is {trial.status} by the attempts {successes}, "
                 f"and workers said so {said[trial.id]} times"
@@ -110,7 +120,7 @@ def _once(
         if identifier not in trials or trials[identifier].status not in final:
             wrong.append(f"a worker ended trial {identifier[:_SHORT]}, and that is not stored")
     total = sum(len(some) for some in attempts.values())
-    text = f"each completed or pruned exactly once, in {total} attempts; none that a worker has ended is missing"
+    text = f"each ended exactly once, in {total} attempts, and none that a worker has ended is missing"
     return Check(not wrong, text if not wrong else "; ".join(wrong))
 
 
@@ -125,8 +135,8 @@ def _proposals(storage: ReadOnlyStorage, experiment: Experiment, trials: dict[st
     # Two workers at a time would have gone on from the same state: with the same proposals, or one of them overwritten.
     return Check(
         proposed == len(trials) and not lock.locked,
-        f"the algorithm lock was acquired {lock.token} times, and its state counts {proposed} proposals for "
-        f"{len(trials)} trials: no change of it was lost",
+        f"{proposed} proposals in the state of the algorithm, whose lock was acquired {lock.token} times, for "
+        f"{_trials(trials)}",
     )
 
 
@@ -134,5 +144,5 @@ def _recovery(trial: Trial, attempts: list[Attempt], casualty: Casualty) -> Chec
     outcomes = {one.number: one.outcome for one in attempts}
     lost = outcomes.get(casualty.attempt) == "lost"
     ok = lost and trial.status is TrialStatus.COMPLETED and trial.token > casualty.attempt
-    story = ", ".join(f"attempt {one.number} by worker {one.worker} {one.outcome}" for one in attempts)
-    return Check(ok, f"trial {trial.id[:_SHORT]} survived kill -9 of its worker: {story}")
+    story = ", ".join(f"attempt {one.number} (worker {one.worker}) {one.outcome}" for one in attempts)
+    return Check(ok, f"trial {trial.id[:_SHORT]} outlived its worker: {story}")

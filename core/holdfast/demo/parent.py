@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast import plots
 from holdfast.config import PROFILE_VARIABLE, URL_VARIABLE, connect, find_settings
 from holdfast.demo.checks import Casualty, Check, End, verify
 from holdfast.demo.digits import EPOCHS, SPACE
 from holdfast.demo.fleet import Fleet, Worker
 from holdfast.demo.show import Show, Snapshot, figures, short
 from holdfast.driver import Capability
-from holdfast.errors import DuplicateExperiment, HoldfastError, MissingExtra, Unsupported
+from holdfast.errors import DuplicateExperiment, HoldfastError, InvalidArgument, MissingExtra, Unsupported
 from holdfast.records import Experiment, Trial, check_integer
 from holdfast.statuses import ExperimentStatus, TrialStatus
 
@@ -108,12 +109,15 @@ def run(
 
     Raises:
         MissingExtra: scikit-learn, or matplotlib for the plot, is not installed.
+        InvalidArgument: the plot's name has an unknown ending.
         Unsupported: processes cannot share this storage.
         KeyboardInterrupt: after Ctrl-C; the workers have ended then, and what they had completed is stored.
     """
     check_integer("workers", workers, least=1)
     check_integer("trials", trials, least=1)
     _require_extra(["numpy", "sklearn"] + (["matplotlib"] if plot is not None else []))
+    if plot is not None and plot.suffix.lower() not in plots.FORMATS:  # before anybody waits for it
+        raise InvalidArgument(f"{plot.name!r} should end with one of {', '.join(plots.FORMATS)}")
     settings = find_settings(url, profile)
     with connect(url, profile=profile) as storage:
         if Capability.SHARED not in storage.capabilities:
@@ -127,7 +131,7 @@ def run(
         summary = demonstration.run(_environment(url, profile), workers)
         _report(storage, summary, console)
         if plot is not None and summary.best is not None:
-            summary = attrs.evolve(summary, plot=_plot(storage, summary.experiment, plot))
+            summary = attrs.evolve(summary, plot=plots.save(storage, summary.experiment, plot))
             console.print(f"The plot is in [bold]{plot}[/bold].", soft_wrap=True, highlight=False)
         where = f" -s {settings.url}" if url is not None else f" --profile {profile}" if profile else ""
         _next_steps(summary, where, console)
@@ -183,6 +187,7 @@ class _Demonstration:
         self._kill = kill
         self._casualty: Casualty | None = None
         self._recovered = False
+        self._killed: list[str] = []
         self._ends: list[End] = []
 
     def run(self, environment: dict[str, str], workers: int) -> Summary:
@@ -215,7 +220,7 @@ class _Demonstration:
     def _finish(self, failure: Check | None) -> Summary:
         seconds = self._show.elapsed
         if failure is None:
-            checks = verify(self._storage, self._experiment, self._ends, self._casualty)
+            checks = verify(self._storage, self._experiment, self._ends, self._casualty, self._killed)
             if self._kill and self._casualty is None:
                 checks.append(Check(ok=False, text="no worker could be killed in the middle of a trial"))
         else:
@@ -289,6 +294,7 @@ class _Demonstration:
 
     def _strike(self, fleet: Fleet, worker: Worker, trial: Trial) -> None:
         fleet.kill(worker)
+        self._killed.append(worker.name)
         now = self._storage.get_trial(trial)
         ran = now.status is TrialStatus.RESERVED and now.token == trial.token
         what = f"while it ran trial {short(trial)}" if ran else "a moment too late: its trial had just ended"
@@ -337,12 +343,6 @@ def _report(storage: Storage, summary: Summary, console: Console) -> None:
         console.print(Text.assemble(mark, check.text), soft_wrap=not console.is_terminal)
     verdict = "All as it must be" if summary.ok else "This is not as it must be"
     console.print(Text(f"{verdict}, after {summary.seconds:.1f} s.", "bold green" if summary.ok else "bold red"))
-
-
-def _plot(storage: Storage, experiment: Experiment, path: Path) -> Path:
-    from holdfast import plots
-
-    return plots.save(storage, experiment, path)
 
 
 def _next_steps(summary: Summary, where: str, console: Console) -> None:

@@ -4,6 +4,8 @@ Any number of these processes may run, on any machine that reaches the storage, 
 They know of each other only through the storage. ``holdfast demo`` starts them as::
 
     HOLDFAST_STORAGE=sqlite:///holdfast.db python -m holdfast.demo.worker EXPERIMENT NAME PARENT
+
+PARENT is the id of the process together with which this one ends.
 """
 
 from __future__ import annotations

@@ -80,9 +80,7 @@ def save(
     _require_matplotlib()
     from holdfast.plots import study
 
-    read = study.read(
-        storage, experiment, maximize=maximize, params=params, curves=wanted in (Kind.CURVES, Kind.ALL)
-    )
+    read = study.read(storage, experiment, maximize=maximize, params=params, curves=wanted in (Kind.CURVES, Kind.ALL))
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         if path.suffix.lower() == ".html":

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from holdfast.plots import Kind
-from holdfast.statuses import TrialStatus
+from holdfast.statuses import ENDED, TrialStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from holdfast.plots.study import Curve, Dimension, Study
 
     Floats = npt.NDArray[np.float64]
+
+T = TypeVar("T")
 
 BLUE, SKY, ORANGE, VERMILLION, GREEN, PURPLE, GREY = (
     "#0072B2",
@@ -50,8 +53,11 @@ MOST_CURVES = 400
 MANY = 2000
 """More points than this become pixels inside an .svg file."""
 
+MOST_LINES = 1500
+"""The same for parallel coordinates."""
+
 DPI = 100
-_STYLE: dict[str, object] = {
+_STYLE: dict[Any, object] = {
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": INK,
@@ -94,20 +100,22 @@ def write(study: Study, kind: Kind, path: Path, file_format: str) -> None:
     drawn = draw(study, kind)
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[file_format]
     # The name of the file may end otherwise, so the format is told; a font may lack a character of a name.
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"holdfast-{kind}"}), warnings.catch_warnings():  # type: ignore[arg-type]
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"holdfast-{kind}"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         drawn.savefig(path, format=file_format, dpi=DPI, metadata=metadata)
 
 
 def draw(study: Study, kind: Kind) -> Figure:
-    """One figure of 1200 × 800 pixels, or a larger one with all charts."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    """One figure of 1200 by 800 pixels, or a larger one with all charts."""
+    with mpl.rc_context(_STYLE):
         if kind is not Kind.ALL:
             figure = Figure(figsize=(12, 8), layout="constrained")
+            _pad(figure)
             _CHARTS[kind](figure, study)
             return figure
         rows = math.ceil(len(study.dimensions) / 4)
         figure = Figure(figsize=(16, 13 + 2.4 * max(1, rows)), layout="constrained")
+        _pad(figure)
         upper, middle, lower = cast(
             "Sequence[FigureBase]",
             figure.subfigures(3, 1, height_ratios=[6.2, 6, 1.6 + 2.4 * max(1, rows)], hspace=0.03),
@@ -118,6 +126,12 @@ def draw(study: Study, kind: Kind) -> Figure:
         _parallel(middle, study)
         _slices(lower, study)
         return figure
+
+
+def _pad(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.12, h_pad=0.1)
 
 
 # What the charts share
@@ -143,10 +157,10 @@ class _Range:
     """The part of the values that is worth showing, and the scale to show it on.
 
     A few values far off on the bad side would press all others together, so the axis ends before them; they are drawn
-    at its edge. The good side is always shown.
+    at its edge. The good side is always shown. With ``strip``, there is room below for marks of other trials.
     """
 
-    def __init__(self, values: Floats, *, maximize: bool, both: bool = False) -> None:
+    def __init__(self, values: Floats, *, maximize: bool, both: bool = False, strip: bool = False) -> None:
         low, high = float(values.min()), float(values.max())
         near_low, middle, near_high = (float(one) for one in np.quantile(values, [0.05, 0.5, 0.95]))
         self.logarithmic = low > 0 and (near_high / low > 50 if not maximize else high / max(near_low, low) > 50)
@@ -157,10 +171,10 @@ class _Range:
             if (maximize or both) and low < near_low - 3 * spread:
                 low = near_low - 0.6 * max(spread, middle - near_low)
             margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-            self.low, self.high = low - margin, high + margin
+            self.low, self.high = low - margin * (2.4 if strip else 1), high + margin
         else:
             factor = max((high / low) ** 0.05, 1.05)
-            self.low, self.high = low / factor, high * factor
+            self.low, self.high = low / factor ** (2.4 if strip else 1), high * factor
         self.beyond = int(((values > self.high) | (values < self.low)).sum())
 
     def inside(self, values: Floats) -> Floats:
@@ -212,22 +226,31 @@ def _edge_marks(axes: Axes, x: Floats, values: Floats, shown: _Range, colour: st
 
 
 def _objective_label(study: Study) -> str:
-    named = [
-        name
-        for one in study.completed[:1]
-        for name, kind in one.results.types.items()
-        if kind == "objective"
-    ]
+    named = [name for one in study.completed[:1] for name, kind in one.results.types.items() if kind == "objective"]
     return text(named[0] if named else "objective", 40)
 
 
-def _left_out(study: Study, shown: _Range | None) -> str:
+def _left_out(study: Study, shown: _Range, how: str = "arrows") -> str:
     parts = []
-    if shown is not None and shown.beyond:
-        parts.append(f"{shown.beyond} beyond the axis (arrows)")
+    if shown.beyond:
+        parts.append(f"{shown.beyond} beyond the axis ({how})")
     if study.omitted:
         parts.append(f"{study.omitted} without a finite objective, not drawn")
     return "".join(f" · {part}" for part in parts)
+
+
+def _spread(ranked: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, from all ranks alike."""
+    if len(ranked) <= most:
+        return list(ranked)
+    return [ranked[int(place)] for place in np.unique(np.linspace(0, len(ranked) - 1, most).astype(int))]
+
+
+def _subtitle(axes: Axes, line: str) -> None:
+    """A line above the axes that may be wider than they are."""
+    axes.set_title(line, loc="left").set_in_layout(False)
+    # Takes the room that the line needs above.
+    axes.set_title(" ", loc="center")
 
 
 def _tally(study: Study) -> str:
@@ -246,7 +269,9 @@ def _history(figure: FigureBase, study: Study) -> None:
     axes = figure.subplots()
     x = np.array(study.numbers, dtype=float)
     y = np.array(study.objectives)
-    shown = _Range(y, maximize=study.maximize)
+    places = {status: [n for n, one in enumerate(study.trials, 1) if one.status is status] for status in TrialStatus}
+    strip = bool(places[TrialStatus.BROKEN] or places[TrialStatus.PRUNED])
+    shown = _Range(y, maximize=study.maximize, strip=strip)
     shown.apply(axes)
     points = axes.scatter(
         x,
@@ -263,7 +288,7 @@ def _history(figure: FigureBase, study: Study) -> None:
     points.set_rasterized(len(x) > MANY)
     _edge_marks(axes, x, y, shown)
     best = np.maximum.accumulate(y) if study.maximize else np.minimum.accumulate(y)
-    last = float(len(study.trials))
+    last = float(max(max(places[status], default=0) for status in ENDED))
     axes.step(
         np.append(x, last),
         np.append(best, best[-1]),
@@ -285,10 +310,9 @@ def _history(figure: FigureBase, study: Study) -> None:
         zorder=5,
         clip_on=False,
     )
-    places = {status: [n for n, one in enumerate(study.trials, 1) if one.status is status] for status in TrialStatus}
     for status, marker, colour, height in (
-        (TrialStatus.BROKEN, "x", INK, 0.02),
-        (TrialStatus.PRUNED, "|", PURPLE, 0.045),
+        (TrialStatus.BROKEN, "x", INK, 0.022),
+        (TrialStatus.PRUNED, "d", PURPLE, 0.048),
     ):
         if places[status]:
             marks = axes.scatter(
@@ -309,7 +333,7 @@ def _history(figure: FigureBase, study: Study) -> None:
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=9))
     axes.set_xlabel("trial, in order of submission")
     axes.set_ylabel(_objective_label(study))
-    axes.set_title(f"{_tally(study)}{_left_out(study, shown)}", loc="left")
+    _subtitle(axes, f"{_tally(study)}{_left_out(study, shown)}")
     legend = figure.legend(loc="outside lower center", ncols=5, handletextpad=0.4, columnspacing=1.6)
     for handle in legend.legend_handles:
         if handle is not None:
@@ -336,12 +360,13 @@ def _curves(figure: FigureBase, study: Study, most_names: int = 4) -> None:
     best = None if study.best is None else study.completed[study.best].id
     for name, axes in zip(names, flat, strict=False):
         _curves_of(axes, name, study.curves[name], shares, best, study)
+    has_best = any(one.trial.id == best for name in names for one in study.curves[name])
     others = [name for name in study.curves if name not in names]
-    lines = [Line2D([], [], color=VERMILLION, linewidth=2.4, label="the best trial")] if best is not None else []
+    lines = [Line2D([], [], color=VERMILLION, linewidth=2.4, label="the best trial")] if has_best else []
     if any(one.trial.id not in shares for name in names for one in study.curves[name]):
         lines.append(Line2D([], [], color=GREY, linewidth=1.2, label="pruned, or without an objective"))
     if others:
-        figure.supxlabel(text(f"not drawn: {', '.join(others)}", 100), fontsize=10, color=FAINT)
+        _subtitle(flat[0], f"{flat[0].get_title('left')} · not drawn: {text(', '.join(others), 60)}")
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
     if shown is not None and shares:
@@ -354,7 +379,7 @@ def _objective_bar(figure: FigureBase, axes: Sequence[Axes], shown: _Range, stud
     scale = mpl.cm.ScalarMappable(norm=norm, cmap=_colour_map(study))
     bar = figure.colorbar(scale, ax=list(axes), pad=0.015, aspect=40, fraction=0.03)
     bar.set_label(_objective_label(study))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.grid(visible=False)
 
 
@@ -374,9 +399,7 @@ def _curves_of(
     # The worst first, so that the best lie on top.
     sign = -1 if study.maximize else 1
     ordered = sorted(curves, key=lambda one: -sign * shares.get(one.trial.id, math.inf * sign))
-    if len(ordered) > MOST_CURVES:
-        places = np.unique(np.linspace(0, len(ordered) - 1, MOST_CURVES).astype(int))
-        ordered = [ordered[place] for place in places]
+    ordered = _spread(ordered, MOST_CURVES)
     of_best = [one for one in curves if one.trial.id == best]
     ordered = [one for one in ordered if one.trial.id != best]
     finite = np.array([value for one in (*ordered, *of_best) for value in one.values if math.isfinite(value)])
@@ -399,13 +422,14 @@ def _curves_of(
         axes.plot(one.steps, one.values, color=VERMILLION, linewidth=2.4, zorder=5)
     steps = [step for one in curves for step in (one.steps[0], one.steps[-1])]
     low, high = min(steps), max(steps)
-    axes.set_xlim(low - (high - low) * 0.02 - 0.05, high + (high - low) * 0.02 + 0.05)
+    margin = (high - low) * 0.02 or 1.0
+    axes.set_xlim(low - margin, high + margin)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
     axes.set_xlabel("step")
     axes.set_ylabel(text(name, 40))
     drawn = len(ordered) + len(of_best)
     some = f"{drawn} of {len(curves)} trials" if drawn < len(curves) else f"{drawn} trials"
-    axes.set_title(some, loc="left")
+    _subtitle(axes, some)
 
 
 # Parallel coordinates
@@ -424,15 +448,15 @@ def _parallel(figure: FigureBase, study: Study) -> None:
     count = len(study.dimensions)
     axes = figure.subplots()
     axes.grid(visible=False)
-    order = list(reversed(study.ranked()))
+    order = _spread([place for place in reversed(study.ranked()) if place != study.best], MOST_LINES)
     places = np.arange(count + 1, dtype=float)
-    lines = [np.column_stack([places, heights[place]]) for place in order if place != study.best]
+    lines = [np.column_stack([places, heights[place]]) for place in order]
     palette = _colour_map(study)
     collection = LineCollection(
         lines,
-        colors=palette(shares[[place for place in order if place != study.best]]),
+        colors=palette(shares[order]),
         linewidths=1.1,
-        alpha=_alpha(len(y)),
+        alpha=_alpha(4 * len(lines)),
         zorder=2,
     )
     collection.set_gid("holdfast-parallel")
@@ -469,8 +493,9 @@ def _parallel(figure: FigureBase, study: Study) -> None:
     )
     axes.tick_params(length=0, pad=8)
     axes.spines[["left", "bottom"]].set_visible(False)
+    some = f"{len(lines) + 1} of {len(y)} " if len(lines) + 1 < len(y) else f"{len(y)} "
     hidden = f" · {study.hidden} more params not drawn" if study.hidden else ""
-    axes.set_title(f"{len(y)} completed trials{_left_out(study, shown)}{hidden}", loc="left")
+    _subtitle(axes, f"{some}completed trials{_left_out(study, shown, 'drawn at its end')}{hidden}")
     figure.legend(loc="outside lower center", ncols=2)
 
 
@@ -554,17 +579,17 @@ def _slices(figure: FigureBase, study: Study) -> None:
     numbers = np.array(study.numbers, dtype=float)
     norm = colors.Normalize(1, max(2, len(study.trials)))
     for dimension, axes in zip(study.dimensions, flat, strict=False):
-        _slice(axes, dimension, study, y, numbers, norm, shown)
+        _slice(axes, dimension, study, y, numbers, norm, shown, columns)
     for row in grid:
         row[0].set_ylabel(_objective_label(study))
     scale = mpl.cm.ScalarMappable(norm=norm, cmap=_MAP.reversed())
     bar = figure.colorbar(scale, ax=flat, pad=0.012, aspect=40, fraction=0.025)
     bar.set_label("trial (later is darker)")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.grid(visible=False)
     bar.ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=6))
     hidden = f" · {study.hidden} more params not drawn" if study.hidden else ""
-    flat[0].set_title(f"{len(y)} completed trials{_left_out(study, shown)}{hidden}", loc="left")
+    _subtitle(flat[0], f"{len(y)} completed trials{_left_out(study, shown)}{hidden}")
 
 
 def _slice(
@@ -575,6 +600,7 @@ def _slice(
     numbers: Floats,
     norm: colors.Normalize,
     shown: _Range,
+    columns: int,
 ) -> None:
     found = [
         dimension.position(one.params[dimension.name]) if dimension.name in one.params else None
@@ -597,6 +623,7 @@ def _slice(
         s=float(np.clip(6000 / max(1, len(y)), 9, 32)),
         alpha=float(np.clip(_alpha(len(y)) + 0.2, 0.3, 0.9)),
         linewidths=0,
+        clip_on=False,
         zorder=2,
     )
     points.set_gid(f"holdfast-slice-{study.dimensions.index(dimension)}")
@@ -621,9 +648,9 @@ def _slice(
         axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=5, integer=integral))
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-4, 5))
     else:
-        axes.xaxis.set_major_locator(ticker.LogLocator(base=10, numticks=6))
+        axes.xaxis.set_major_locator(ticker.LogLocator(base=10, numticks=7 - columns if columns > 2 else 6))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_xlabel(text(dimension.name, 28))
+    axes.set_xlabel(text(dimension.name, 84 // (columns + 1) + 4))
 
 
 def _category_axis(axes: Axes, dimension: Dimension, x: Floats, y: Floats, shown: _Range) -> None:
@@ -637,9 +664,7 @@ def _category_axis(axes: Axes, dimension: Dimension, x: Floats, y: Floats, shown
     ticks = range(0, count, step)
     labels = [text(dimension.categories[place], 12) for place in ticks]
     crowded = sum(map(len, labels)) > 22
-    axes.set_xticks(
-        list(ticks), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center"
-    )
+    axes.set_xticks(list(ticks), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     axes.set_xlim(-0.6, count - 0.4)
     axes.grid(visible=False, axis="x")
 

@@ -136,9 +136,7 @@ def read(
     counts = dict.fromkeys(TrialStatus, 0)
     for one in trials:
         counts[one.status] += 1
-    done = [
-        (number, one) for number, one in enumerate(trials, 1) if one.status is TrialStatus.COMPLETED
-    ]
+    done = [(number, one) for number, one in enumerate(trials, 1) if one.status is TrialStatus.COMPLETED]
     drawn = [
         (number, one, one.objective)
         for number, one in done
@@ -200,9 +198,7 @@ def _dimension(name: str, experiment: Experiment, trials: Sequence[Trial]) -> Di
     return Dimension(name=name, logarithmic=logarithmic and positive)
 
 
-def _curves(
-    storage: ReadOnlyStorage, experiment: Experiment, trials: Sequence[Trial]
-) -> dict[str, tuple[Curve, ...]]:
+def _curves(storage: ReadOnlyStorage, experiment: Experiment, trials: Sequence[Trial]) -> dict[str, tuple[Curve, ...]]:
     by_id = {one.id: one for one in trials}
     series: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
     for one in storage.fetch_measurements(experiment=experiment.id):
