@@ -76,7 +76,7 @@ def main(
 
                 start = time.perf_counter()
                 if section == "hot":
-                    added = [hot_paths.measure(folder, counts, 3 if quick else 11, tell)]
+                    added = [hot_paths.measure(folder, counts, 5 if quick else 11, tell)]
                 elif section == "raw":
                     added = raw_limit.measure(folder, middle, rounds, tell)
                 elif section == "fairness":
@@ -94,8 +94,8 @@ def main(
     console.print(report.summary(sections))
     path = output / f"benchmarks-{time.strftime('%Y%m%d-%H%M%S')}.json"
     report.write_json(path, sections, details)
+    console.print(f"written: {path}")
     report.draw(path, sections, console)
-    console.print(f"written: {path} (and .png, .svg)")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ STORED = 1000
 """Trials stored before lives are measured."""
 ORION_STORED = 5000
 LIVES = 10
+_COLD_LEAST = 10_000
+"""The aim of a cold fetch is for so many trials; with fewer, what is done only once weighs more."""
 _SCRIPT = Path(__file__).with_name("orion_peer.py")
 _DATABASE, _JOURNAL, _ORION = Aim("≥", 8), Aim("≥", 1.5), Aim("≥", 50)
 _ABSENT = "Optuna is not installed"
@@ -129,8 +131,9 @@ def _cold(folder: Path, repeats: int, size: int, has_optuna: bool, tell: Callabl
     series: dict[str, list[Timing]] = {}
     figures: list[Figure] = []
     for name, steps in ((plain, 0), (full, STEPS)):
+        aim = _DATABASE if not steps and size >= _COLD_LEAST else None
         if not has_optuna:
-            figures.append(Figure(name=f"Optuna RDBStorage, {name}", value=None, aim=_DATABASE, note=_ABSENT))
+            figures.append(Figure(name=f"Optuna RDBStorage, {name}", value=None, aim=aim, note=_ABSENT))
             continue
         from benchmarks import optuna_peer
 
@@ -153,7 +156,6 @@ def _cold(folder: Path, repeats: int, size: int, has_optuna: bool, tell: Callabl
             f"{quotient(other, mine, 'cpu'):.3g}",
         )
         value = quotient(other, mine, "wall")
-        aim = None if steps else _DATABASE
         figures.append(Figure(name=f"Optuna RDBStorage, {name}", value=value, aim=aim, cells=cells))
     return Section(
         title=f"Peers: cold fetch of {size:,} completed trials from SQLite",

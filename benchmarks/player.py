@@ -26,6 +26,7 @@ class Counts:
 
     writes: int = 20
     reads: int = 200
+    counts: int = 5
     lives: int = 10
     locks: int = 10
     batch: int = 1000
@@ -39,6 +40,7 @@ OPERATIONS = (
     "push results",
     "get",
     "count",
+    "counts by status",
     "whole life",
     "lock cycle",
     "register a batch",
@@ -79,6 +81,7 @@ class Player(Generic[R]):
             "push results": (self._complete, counts.writes),
             "get": (self._get, counts.reads),
             "count": (self._count, counts.reads),
+            "counts by status": (self._count_each, counts.counts),
             "whole life": (self._live, counts.lives),
             "lock cycle": (self._cycle_lock, counts.locks),
             "register a batch": (self._register_batch, counts.batch),
@@ -150,6 +153,13 @@ class Player(Generic[R]):
         def work() -> None:
             for _ in range(count):
                 self.store.count()
+
+        return work
+
+    def _count_each(self, count: int) -> Callable[[], object]:
+        def work() -> None:
+            for _ in range(count):
+                self.store.count_each()
 
         return work
 

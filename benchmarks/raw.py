@@ -64,6 +64,7 @@ _COMPLETE = """
 """
 _GET = "SELECT * FROM trials WHERE id = ?"
 _COUNT = "SELECT total FROM trials_tally_experiment_status WHERE experiment = ? AND status = 'completed'"
+_COUNT_EACH = "SELECT status, total FROM trials_tally_experiment_status WHERE experiment = ?"
 _FETCH = "SELECT * FROM trials WHERE experiment = ? ORDER BY sequence, id"
 _LOCK = "SELECT * FROM algorithm_locks WHERE id = ?"
 _CREATE_LOCK = """
@@ -204,6 +205,9 @@ class RawStore:
 
     def count(self) -> int:
         return int(self._execute(_COUNT, (self._experiment,)).fetchone()[0])
+
+    def count_each(self) -> object:
+        return dict(self._execute(_COUNT_EACH, (self._experiment,)).fetchall())
 
     def fetch(self) -> list[Row]:
         row = self._row

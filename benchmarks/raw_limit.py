@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _RATE = Aim("≥", 0.8)
 _EFFORT = Aim("≤", 5.0)
-_READS = ("get", "count", "fetch all")
+_READS = ("get", "count", "counts by status", "fetch all")
 
 
 def measure(folder: Path, size: int, rounds: int, tell: Callable[[str], None]) -> list[Section]:

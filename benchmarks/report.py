@@ -32,8 +32,10 @@ class Aim:
         return value >= self.bound if self.relation == "≥" else value <= self.bound
 
     def margin(self, value: float) -> float:
-        """How many times better than it must be; below 1 the aim is missed."""
-        return value / self.bound if self.relation == "≥" else self.bound / value
+        """How many times better than it must be, at most 100; below 1 the aim is missed."""
+        if self.relation == "≥":
+            return min(value / self.bound, 100)
+        return self.bound / max(value, self.bound / 100)
 
     def __str__(self) -> str:
         return f"{self.relation} {digits(self.bound)}"
@@ -157,7 +159,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def draw(path: Path, sections: Sequence[Section], console: Console) -> None:
-    """Time against size, and each figure against its aim."""
+    """Time against size, and each figure against its aim, as PNG and SVG."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -171,7 +173,7 @@ def draw(path: Path, sections: Sequence[Section], console: Console) -> None:
         (f"{figure.name} — {section.title.partition(':')[0]}", figure.aim.margin(figure.value))
         for section in sections
         for figure in section.figures
-        if figure.aim and figure.value is not None and figure.value > 0
+        if figure.aim and figure.value is not None and math.isfinite(figure.value)
     ]
     panels = bool(curves) + bool(judged)
     if not panels:
@@ -197,4 +199,5 @@ def draw(path: Path, sections: Sequence[Section], console: Console) -> None:
         panel.tick_params(axis="y", labelsize="small")
     for suffix in (".png", ".svg"):
         picture.savefig(path.with_suffix(suffix), dpi=120)
+        console.print(f"written: {path.with_suffix(suffix)}")
     plt.close(picture)

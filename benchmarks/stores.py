@@ -49,6 +49,9 @@ class Store(Protocol[Reserved]):
     def count(self) -> int:
         """Count the completed trials."""
 
+    def count_each(self) -> object:
+        """Count the trials of each status."""
+
     def fetch(self) -> Sequence[object]:
         """Read all trials, in order of submission."""
 
@@ -97,6 +100,9 @@ class HoldfastStore:
 
     def count(self) -> int:
         return self.storage.count_completed_trials(self.experiment)
+
+    def count_each(self) -> object:
+        return self.storage.count_trials(self.experiment)
 
     def fetch(self) -> list[Trial]:
         return self.storage.fetch_trials(self.experiment)

@@ -119,6 +119,10 @@ class OverridingFaultyDriver(FaultyDriver):
         self._read("count", collection.name)
         return self.inner.count(collection, where)
 
+    def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
+        self._read("tally", collection.name)
+        return self.inner.tally(collection, where, field)
+
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
         return self._mutate("patch", collection.name, lambda: self.inner.patch(collection, where, changes))
 

@@ -323,6 +323,28 @@ class SQLDriver(Driver):
         rows = link.read(statement.sql, statement.arguments(condition.values))
         return int(cast("int", rows[0][0]))
 
+    def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
+        """See `Driver.tally`; one statement, from the counts that triggers keep, where the filter allows it."""
+        plan = self._plan(collection)
+        condition = plan.condition(where)
+        kind = plan.format.kinds.get(field)
+        if condition.residual or kind in (None, "json"):
+            return super().tally(collection, where, field)
+        if condition.never:
+            return {}
+        kept = None
+        if self.has_tallies and all(how == "=" and of is str for _, how, of, _ in condition.shape):
+            asked = sorted([*(one[0] for one in condition.shape), field])
+            kept = next((fields for fields in plan.format.string_tallies if sorted(fields) == asked), None)
+        statement = plan.counts_by(field, condition.shape, kept)
+        rows = self._link().read(statement.sql, statement.arguments(condition.values))
+        counts: dict[str | float | bool | None, int] = {}
+        for value, total in rows:
+            if total:
+                plain = bool(value) if kind == "boolean" and value is not None else cast("str | float | None", value)
+                counts[plain] = int(cast("int", total))
+        return counts
+
     def _tally(self, plan: Plan, shape: Shape) -> tuple[str, ...] | None:
         """The tally that answers this count: the filter asks its leading fields for texts, and nothing else."""
         if not shape or not all((how == "=" and of is str) or (how == "in" and not of) for _, how, of, _ in shape):

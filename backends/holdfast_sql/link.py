@@ -102,9 +102,12 @@ class Link(abc.ABC):
         with self.atomic():
             self._write_each(sql, rows)
 
-    @contextlib.contextmanager
-    def atomic(self) -> Iterator[None]:
+    def atomic(self) -> contextlib.AbstractContextManager[None]:
         """A transaction, or a savepoint inside one; an exception undoes what was written inside."""
+        return self._atomic()
+
+    @contextlib.contextmanager
+    def _atomic(self) -> Iterator[None]:
         with self.lock:
             self.check_transaction()
             savepoint = f"holdfast_{self.depth}" if self.depth else ""

@@ -123,6 +123,8 @@ class MySQLLink(ServerLink):
         return code in _LOST or (isinstance(error, pymysql.InterfaceError) and code == 0)
 
     def _translate(self, error: BaseException, *, writing: bool) -> Exception:
+        if _code(error) in _CLOSING:
+            self.drop()
         return self._driver.translate(error)
 
     def stream(self, sql: str, arguments: Sequence[Parameter]) -> Generator[Row]:
@@ -309,7 +311,9 @@ def _code(error: BaseException) -> int:
     return first if isinstance(first, int) else 0
 
 
-_LOST = frozenset({2006, 2013, 2014, 2027, 2055})
+_LOST = frozenset({1927, 2006, 2013, 2014, 2027, 2055})
+_CLOSING = frozenset({1053, 1153})
+"""Answers after which the server closes the connection."""
 _WRONG = frozenset({1044, 1045, 1049, 1129, 1130, 1131, 1251, 1275, 1698, 2026, 2049, 2054, 2059, 3118, 3159})
 _BY_CODE: dict[frozenset[int], type[StorageError | InvalidArgument | ConfigurationError]] = {
     frozenset({1020, 1040, 1053, 1203, 1205, 1213, 1226, 1317, 1614, 1969, 2002, 2003, 3024, 3572}): Unavailable,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CLOCK_AGE = 60.0
 _CLOCK_SAMPLES = 3
+_FORK_PATIENCE = 5.0
 _RETRY = (0.0005, 0.004)
 
 
@@ -106,7 +107,8 @@ class ServerLink(Link):
         """See `Link.open`."""
         if self._closed:
             raise StorageClosed(f"the storage {self._driver.shown} is closed")
-        self._connection = self._open()
+        with self._driver.opening():
+            self._connection = self._open()
         self._cursor = self._connection.cursor()
         socket = self._socket()
         if socket is not None and hasattr(select, "POLLRDHUP"):
@@ -242,6 +244,8 @@ class ServerDriver(SQLDriver):
         self._measured = 0.0
         self._latest = 0.0
         self._clock_mutex = threading.Lock()
+        self._changed = threading.Condition()
+        self._opening, self._is_forking = 0, False
         super().__init__(flavour, shown=str(url), read_only=read_only)
 
     def without_secrets(self, error: BaseException) -> str:
@@ -249,10 +253,39 @@ class ServerDriver(SQLDriver):
         said = " ".join(str(error).split())
         return said.replace(self._secret, "***") if self._secret else said
 
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Around the opening of a connection; a fork waits for its end, and it for the end of a fork."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_forking)
+            self._opening += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._opening -= 1
+                self._changed.notify_all()
+
+    # Opening a connection takes locks of the TLS library, and a child never gets one that another thread held.
+
+    def before_fork(self) -> None:
+        """Wait a little for connections that are being opened."""
+        with self._changed:
+            self._is_forking = True
+            self._changed.wait_for(lambda: not self._opening, _FORK_PATIENCE)
+
+    def after_fork_in_parent(self) -> None:
+        """Let them be opened again."""
+        with self._changed:
+            self._is_forking = False
+            self._changed.notify_all()
+
     def after_fork_in_child(self) -> None:
         """See `SQLDriver.after_fork_in_child`."""
         super().after_fork_in_child()
         self._clock_mutex = threading.Lock()
+        self._changed = threading.Condition()
+        self._opening, self._is_forking = 0, False
 
     def now(self) -> Instant:
         """The server's clock: measured once a minute against a local one that no change of the wall clock moves."""

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
@@ -33,11 +34,15 @@ from holdfast_sql.link import Conflict, Link, MissingTable
 from holdfast_sql.statements import Flavour
 from holdfast_sql.tables import ColumnTypes, short_name, tally_name
 
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from filelock import BaseFileLock
     from sqlalchemy import BindParameter, ColumnElement
     from sqlalchemy.engine import Dialect
     from sqlalchemy.types import TypeEngine
@@ -58,15 +63,17 @@ NETWORK_FILE_SYSTEMS = frozenset(
     )
 )
 # All in seconds, and measured with four processes that claim as fast as they can.
-_WAIT = (0.0005, 0.001)
+_WAIT = (0.0003, 0.0006)
 """Between two attempts of the one at the gate to get the write lock."""
 _STAND_BACK = (0.004, 0.008)
 """Before one who has lost the lock goes to the gate."""
-_GATE_POLL = (0.001, 0.006)
+_GATE_POLL = (0.0005, 0.004)
 """Between two attempts at the gate, after a long wait and at first."""
-_TURN = 0.015
+_TURN = 0.025
 """How long one who had to wait may write before the next at the gate is let in."""
-_YIELD = 0.002
+_LOOK = 1.0
+"""Between two looks at whether the file is still the one that was opened."""
+_YIELD = 0.001
 """How long it then keeps still."""
 _WAL_LIMIT = 64 * 2**20
 _FORK_PATIENCE = 5.0
@@ -132,9 +139,11 @@ class SQLiteLink(Link):
         super().__init__()
         self._driver = driver
         self._connection: sqlite3.Connection | None = None
-        self._gate: BaseFileLock | None = None
-        self._has_gate = not driver.read_only
+        self.gate: int | None = None
+        self._has_gate = fcntl is not None and not driver.read_only
         self._turn_ends = math.inf
+        self._look_again = 0.0
+        self._identity: tuple[int, int] | None = None
         self._execute: Callable[..., sqlite3.Cursor] = self._open_and_execute
 
     # The connection
@@ -173,6 +182,7 @@ class SQLiteLink(Link):
                 break
         self._connection = connection
         self._execute = connection.execute
+        self._identity = driver.identity()
 
     def _open_and_execute(self, sql: str, arguments: Sequence[Parameter] = ()) -> sqlite3.Cursor:
         """Stands in for `sqlite3.Connection.execute` until the connection is open."""
@@ -191,12 +201,13 @@ class SQLiteLink(Link):
         with contextlib.suppress(sqlite3.Error):
             self.pause()
         self._execute = self._driver.refuse
-        self._gate = None
+        self.close_gate()
 
     # Statements
 
     def read(self, sql: str, arguments: Sequence[Parameter] = ()) -> list[Row]:
         """See `Link.read`."""
+        self._stand_aside()
         with self.lock:
             try:
                 return self._execute(sql, arguments).fetchall()
@@ -221,6 +232,7 @@ class SQLiteLink(Link):
 
     def write(self, sql: str, arguments: Sequence[Parameter], *, risky: bool = False) -> int:
         """See `Link.write`; SQLite undoes a statement that fails by itself."""
+        self._stand_aside()
         with self.lock:
             if self.depth:
                 self.check_transaction()
@@ -239,6 +251,7 @@ class SQLiteLink(Link):
 
     def write_returning(self, sql: str, arguments: Sequence[Parameter], *, risky: bool = False) -> list[Row]:
         """See `Link.write_returning`."""
+        self._stand_aside()
         with self.lock:
             if self.depth:
                 self.check_transaction()
@@ -254,6 +267,16 @@ class SQLiteLink(Link):
                 self._leave(error)
                 raise
             return rows
+
+    def atomic(self) -> AbstractContextManager[None]:
+        """See `Link.atomic`."""
+        self._stand_aside()
+        return super().atomic()
+
+    def _stand_aside(self) -> None:
+        """Let another thread fork first, which would hardly ever find the lock of a busy link free."""
+        if self._driver.is_forking and not self.depth:
+            self._driver.wait_for_fork()
 
     def _write_each(self, sql: str, rows: Sequence[Sequence[Parameter]]) -> None:
         connection = self._connection
@@ -274,16 +297,33 @@ class SQLiteLink(Link):
 
     def begin(self) -> None:
         """Take the write lock, waiting for it as long as the option ``busy_timeout`` says."""
-        if time.monotonic() > self._turn_ends:
+        now = time.monotonic()
+        if now > self._turn_ends:
             self._end_turn()
+        if now > self._look_again:
+            self._check_identity(now)
         try:
             self._execute("BEGIN" if self._driver.read_only else "BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            if not _is_busy(error):
+            if self._connection is not None and self._connection.in_transaction:
+                # An interrupt right after the start of a transaction has left it open.
+                self.rollback()
+            elif not _is_busy(error):
                 raise self.translate(error, writing=False) from error
         else:
             return
         self._wait_for_write_lock()
+
+    def _check_identity(self, now: float) -> None:
+        """Once a second: a file that was removed or replaced would take writes that nobody ever sees again."""
+        if self._connection is None:
+            return
+        self._look_again = now + _LOOK
+        if self._driver.identity() != self._identity:
+            raise StorageDamaged(
+                f"{self._driver.path} was moved, deleted or replaced while it was in use, and what is written now "
+                "would be lost; open the storage again"
+            )
 
     def commit(self) -> None:
         """See `Link.commit`."""
@@ -346,8 +386,8 @@ class SQLiteLink(Link):
                         )
                     time.sleep(random.uniform(*_WAIT))  # noqa: S311
             finally:
-                if gate is not None:
-                    gate.release(force=True)
+                if gate:
+                    self._leave_gate()
         finally:
             if not held:
                 self.lock.acquire()
@@ -368,41 +408,52 @@ class SQLiteLink(Link):
                 self.lock.release()
         return begun
 
-    def _pass_gate(self, deadline: float) -> BaseFileLock | None:
-        """The gate, held; None where it cannot be had."""
+    def _pass_gate(self, deadline: float) -> bool:
+        """Wait at the gate; whether it is held, for it may be that it cannot be had."""
         began = time.monotonic()
         # Whoever has just lost the lock lets those go first who wait already.
         time.sleep(min(random.uniform(*_STAND_BACK), self._driver.busy_timeout))  # noqa: S311
         while self._has_gate:
-            gate = self._try_gate()
+            held = self._try_gate()
             now = time.monotonic()
-            if gate is not None or now >= deadline:
-                return gate
+            if held or now >= deadline:
+                return held
             # The longer the wait so far, the more often it is tried: this comes near to a queue.
             time.sleep(max(_GATE_POLL[0], _GATE_POLL[1] - (now - began) / 10))
-        return None
+        return False
 
-    def _try_gate(self) -> BaseFileLock | None:
-        from filelock import FileLock, Timeout
-
+    def _try_gate(self) -> bool:
         try:
-            if self._gate is None:
-                self._gate = FileLock(f"{self._driver.path}-gate", thread_local=False)
-            self._gate.acquire(timeout=0)
-        except Timeout:
-            return None
-        except (OSError, NotImplementedError):
+            if self.gate is None:
+                self.gate = os.open(f"{self._driver.path}-gate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(self.gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
             self._has_gate = False
-            return None
-        return self._gate
+            return False
+        return True
+
+    def _leave_gate(self) -> None:
+        if self.gate is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.gate, fcntl.LOCK_UN)
+
+    def close_gate(self) -> None:
+        """Close the file of the gate; what another process holds of it stays as it is."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            with contextlib.suppress(OSError):
+                os.close(gate)
 
     def _end_turn(self) -> None:
         """After writing for a while since the last wait: let the one at the gate in, if there is one."""
         self._turn_ends = math.inf
-        gate = self._try_gate() if self._has_gate else None
-        if gate is not None:
-            gate.release(force=True)
-        elif self._has_gate:
+        if not self._has_gate:
+            return
+        if self._try_gate():
+            self._leave_gate()
+        else:
             time.sleep(_YIELD)
 
     # Errors
@@ -478,6 +529,7 @@ class SQLiteDriver(SQLDriver):
         self.uri = f"file:{quote(self.path)}?mode={mode}"
         self._held: list[SQLiteLink] = []
         self._is_quiet = True
+        self.is_forking = False
         self._boot = None if self.network else _boot_clock()
         capabilities = {Capability.SHARED, Capability.TRANSACTIONS}
         if self.durable:
@@ -515,6 +567,14 @@ class SQLiteDriver(SQLDriver):
                 raise ConfigurationError(f"{self.shown}: there is no file {self.path!r}, so it cannot be read")
         elif Path(self.path).is_dir():
             raise ConfigurationError(f"{self.shown}: {self.path!r} is a folder; name a file in it")
+
+    def identity(self) -> tuple[int, int] | None:
+        """Which file it is that has this name now."""
+        try:
+            status = os.stat(self.path)  # noqa: PTH116  (on the way of every write)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Set up a new connection."""
@@ -563,6 +623,7 @@ class SQLiteDriver(SQLDriver):
     def before_fork(self) -> None:
         """Close the connections that are not in a transaction, waiting a little for those in use."""
         self._held = []
+        self.is_forking = True
         deadline = time.monotonic() + _FORK_PATIENCE
         # With the mutex held no other thread can add a connection.
         self._is_quiet = self._mutex.acquire(timeout=_FORK_PATIENCE)
@@ -580,8 +641,14 @@ class SQLiteDriver(SQLDriver):
         for link in self._held:
             link.lock.release()
         self._held = []
+        self.is_forking = False
         if self._is_quiet:
             self._mutex.release()
+
+    def wait_for_fork(self) -> None:
+        """Wait until the thread that forks has done so."""
+        with self._mutex:
+            pass
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connections; if one was in a transaction, this file stays out of reach."""
@@ -589,6 +656,9 @@ class SQLiteDriver(SQLDriver):
         if not self._is_quiet or len(free) < len(list(self._links)):
             _unsafe_after_fork.add(self.path)
         self._held = []
+        self.is_forking = False
+        for link in list(self._links):
+            cast("SQLiteLink", link).close_gate()
         super().after_fork_in_child()
 
     def now(self) -> Instant:

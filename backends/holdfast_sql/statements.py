@@ -171,7 +171,8 @@ class Plan:
                     return Condition((), [], (), True)
                 if exact is not True:
                     shape.append((field, exact.operator, type(exact.value), 0))
-                    values.append(cast("Cell", exact.value))
+                    if exact.value is not None:
+                        values.append(cast("Cell", exact.value))
             elif value is None or of in _SAME_KIND[kind]:
                 if (value is None or of is bool) and one.operator not in ("=", "!="):
                     return Condition((), [], (), True)
@@ -501,15 +502,9 @@ class Plan:
         key = ("tally", fields, shape)
         found = self._statements.get(key)
         if found is None:
-            from sqlalchemy import Column, MetaData, func, literal_column, or_, select
-            from sqlalchemy import Table as SQLTable
+            from sqlalchemy import func, literal_column, or_, select
 
-            tally = SQLTable(
-                tally_name(self.collection, fields),
-                MetaData(),
-                *(Column(name, self.table.c[name].type) for name in fields),
-                Column("total", self.table.c.revision.type),
-            )
+            tally = self._tally_table(fields)
             total = func.coalesce(func.sum(tally.c.total), literal_column("0"))
             kept = select(total).where(*self._where(shape, _Names(), tally)).scalar_subquery()
             asked = {one[0] for one in shape}
@@ -521,6 +516,37 @@ class Plan:
                 found = self._keep(key, select(kept + nulls.scalar_subquery()))
             else:
                 found = self._keep(key, select(kept))
+        return found
+
+    def _tally_table(self, fields: tuple[str, ...]) -> Table:
+        from sqlalchemy import Column, MetaData
+        from sqlalchemy import Table as SQLTable
+
+        return SQLTable(
+            tally_name(self.collection, fields),
+            MetaData(),
+            *(Column(name, self.table.c[name].type) for name in fields),
+            Column("total", self.table.c.revision.type),
+        )
+
+    def counts_by(self, field: str, shape: Shape, kept: tuple[str, ...] | None) -> Statement:
+        """How many of the rows that match have each value of a column, from the table of counts where one is kept.
+
+        There, the shape compares all other fields of the tally with texts; rows with a null are counted beside it.
+        """
+        key = ("counts", field, shape, kept)
+        found = self._statements.get(key)
+        if found is None:
+            from sqlalchemy import func, select
+
+            column = self.table.c[field]
+            rows = select(column, func.count()).where(*self._where(shape, _Names())).group_by(column)
+            if kept is not None:
+                tally = self._tally_table(kept)
+                sums = select(tally.c[field], func.sum(tally.c.total)).where(*self._where(shape, _Names(), tally))
+                found = self._keep(key, sums.group_by(tally.c[field]).union_all(rows.where(column.is_(None))))
+            else:
+                found = self._keep(key, rows)
         return found
 
     def _keep(self, key: object, statement: Executable) -> Statement:

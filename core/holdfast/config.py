@@ -27,7 +27,7 @@ import attrs
 from holdfast.errors import ConfigurationError, InvalidType
 from holdfast.filters import suggest
 from holdfast.plugins import plugins
-from holdfast.reading import ReadOnlyStorage
+from holdfast.reading import ReadOnlyStorage, StorageOptions
 from holdfast.schema import SCHEMA
 from holdfast.storage import Storage
 from holdfast.url import StorageURL
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "sqlite:///holdfast.db"
 URL_VARIABLE = "HOLDFAST_STORAGE"
 PROFILE_VARIABLE = "HOLDFAST_PROFILE"
-STORAGE_OPTIONS = ("lock_ttl", "heartbeat_timeout", "retry_timeout")
+STORAGE_OPTIONS = tuple(StorageOptions.__annotations__)
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -167,9 +167,7 @@ def find_settings(url: object = None, profile: str | None = None) -> Settings:
     return Settings(url=StorageURL.parse(DEFAULT_URL), options={}, source="the default")
 
 
-def open_driver(
-    settings: Settings, *, read_only: bool = False, upgrade: bool = False
-) -> tuple[Driver, dict[str, float]]:
+def open_driver(settings: Settings, *, read_only: bool = False, upgrade: bool = False) -> tuple[Driver, StorageOptions]:
     """Open the driver of these settings with its collections in place, and sort out the options of the storage.
 
     Raises:
@@ -193,7 +191,7 @@ def open_driver(
                 f"unknown option {name!r} for {settings.url}.{suggest(name, [*known, *STORAGE_OPTIONS])} "
                 f"The options are: {listed}"
             )
-    options = {name: _number(name, value) for name, value in own.items()}
+    options = cast("StorageOptions", {name: _number(name, value) for name, value in own.items()})
     driver = backend.connect(attrs.evolve(settings.url, query=query), rest, read_only=read_only)
     try:
         driver.setup(SCHEMA, upgrade=upgrade)

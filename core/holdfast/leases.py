@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, cast
 
 from holdfast.driver import Capability
+from holdfast.filters import Comparison
 from holdfast.records import utcnow
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.codec import Plain
     from holdfast.driver import Document, Driver
+    from holdfast.filters import Filter
 
 _WATCHED = 10_000
 
@@ -60,6 +62,14 @@ class Leases:
         if stamp["beat"] is not None:
             stamp["beat"] = cast("float", stamp["beat"]) - max(0.0, (utcnow() - moment).total_seconds())
         return stamp
+
+    def silent(self, timeout: float) -> list[Filter]:
+        """Filters that between them find all documents that gave no sign of life for so long, and perhaps others."""
+        if not self._shared:
+            return [()]
+        now = self._driver.now()
+        expired = Comparison("beat", "<", now.seconds - timeout)
+        return [(Comparison("clock", "!=", now.clock),), (Comparison("clock", "=", now.clock), expired)]
 
     def age(self, document: Document) -> float:
         """Seconds since the last sign of life of a trial, a lock or a resource; infinite where it never gave one."""

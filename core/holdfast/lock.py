@@ -22,6 +22,8 @@ from holdfast.errors import (
     DuplicateAlgorithmLock,
     LockAcquisitionTimeout,
     LockLost,
+    OutcomeUnknown,
+    StorageDamaged,
     Unavailable,
 )
 from holdfast.events import AlgorithmLockAcquired, AlgorithmLockLost, AlgorithmLockReleased
@@ -134,7 +136,12 @@ class AlgorithmLocks:
             found = self.waist.find(ALGORITHM_STATE_CHUNKS, wanted, [Order("position")])
             if len(found) == chunks:
                 return document, "".join(cast("str", one.body["data"]) for one in found)
-            document = self.find(document.id)
+            document = self.find(document.id)  # a newer state may have been saved, and the older one removed
+            if document.body["chunk_token"] == body["chunk_token"]:
+                raise StorageDamaged(
+                    f"the state of the algorithm of experiment {document.id!r} is incomplete: "
+                    f"{len(found)} of {chunks} parts are stored; delete_algorithm_lock starts it anew"
+                )
 
     def info(self, experiment: str) -> AlgorithmState:
         """The lock and the state as a record."""
@@ -178,7 +185,8 @@ class AlgorithmLocks:
 
     def delete(self, experiment: str) -> bool:
         """Delete the lock and the state; whether there was one."""
-        gone = self.waist.delete(ALGORITHM_LOCKS, equal(id=experiment)) > 0
+        gone = self.waist.get(ALGORITHM_LOCKS, experiment) is not None
+        self.waist.delete(ALGORITHM_LOCKS, equal(id=experiment))
         self.waist.delete(ALGORITHM_STATE_CHUNKS, equal(experiment=experiment))
         return gone
 
@@ -293,30 +301,48 @@ class LockedAlgorithmState:
         changes: dict[str, Plain] = {**_FREE, "committed_token": self.token}
         if text is not None:
             changes |= self._write_state(text)
-        if not waist.patch_one(ALGORITHM_LOCKS, self._experiment, self._mine(), changes):
-            if text is not None and changes["chunks"]:
-                waist.delete(ALGORITHM_STATE_CHUNKS, equal(experiment=self._experiment, token=self.token))
+        if not self._swap(changes):
+            if changes.get("chunks"):
+                written = equal(experiment=self._experiment, token=changes["chunk_token"])
+                waist.delete(ALGORITHM_STATE_CHUNKS, written)
             return False
         if text is not None:
-            older = Comparison("token", "<", self.token)
+            older = Comparison("token", "<", changes["chunk_token"] or self.token << 20)
             waist.delete(ALGORITHM_STATE_CHUNKS, (*equal(experiment=self._experiment), older))
         return True
+
+    def _swap(self, changes: Mapping[str, Plain]) -> bool:
+        """Save and release if the lock is still ours."""
+        try:
+            return self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, self._mine(), changes)
+        except OutcomeUnknown:  # the next holder has changed the lock since, but not what we committed
+            if self._locks.find(self._experiment).body["committed_token"] != self.token:
+                raise
+            return True
+
+    def _chunk_token(self) -> int:
+        """What the chunks of one save are called: later saves have greater ones, and no two holders share one.
+
+        A lock that was deleted and created anew counts from 1 again, so the fencing token alone would not do.
+        """
+        return (self.token << 20) + secrets.randbits(20)
 
     def _write_state(self, text: str) -> dict[str, Plain]:
         """Write the chunks of a large state; the fields that point to it, or hold a small one."""
         if len(text) <= INLINE:
             return {"state": text, "chunks": 0, "chunk_token": 0}
         parts = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
+        token = self._chunk_token()
         for position, part in enumerate(parts):
             body: dict[str, Plain] = {
                 "experiment": self._experiment,
-                "token": self.token,
+                "token": token,
                 "position": position,
                 "data": part,
             }
-            identifier = f"{self._experiment}/{self.token}/{position}"
+            identifier = f"{self._experiment}/{token}/{position}"
             self._locks.waist.insert(ALGORITHM_STATE_CHUNKS, [Document(identifier, body)])
-        return {"state": None, "chunks": len(parts), "chunk_token": self.token}
+        return {"state": None, "chunks": len(parts), "chunk_token": token}
 
 
 class Acquisition:

@@ -137,7 +137,12 @@ BENCHMARKS = Mapper(Benchmark, schema.BENCHMARKS)
 
 
 def trial_key(experiment: str, trial: str) -> str:
-    """The document id of a trial; the trial comes first, so that it is found without its experiment as well."""
+    """The document id of a trial; the trial comes first, so that it is found without its experiment as well.
+
+    The first ``@`` ends the trial, whatever ids the user has chosen.
+    """
+    if "@" in trial or "%" in trial:
+        trial = trial.replace("%", "%25").replace("@", "%40")
     return f"{trial}@{experiment}"
 
 
@@ -246,8 +251,8 @@ def measurement_document(measurement: Measurement, experiment: str, trial: str, 
         "time": codec.encode_time(measurement.time),
         "attempt": attempt,
     }
-    if not math.isfinite(measurement.value):
-        body["nonfinite"] = repr(measurement.value)
+    if not math.isfinite(measurement.value) or (not measurement.value and math.copysign(1, measurement.value) < 0):
+        body["nonfinite"] = repr(measurement.value)  # or -0.0, of which MariaDB drops the sign
     return Document(measurement.id, body)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Self, TypeAlias, TypedDict, TypeVar, cast, overload
 
 import attrs
 
@@ -81,6 +83,32 @@ def query_filter(
     return parse(query, collection, names=names, argument=argument)
 
 
+def trial_filter(experiment: str, where: Query) -> Filter:
+    """A user's query about the trials of one experiment; those asked for by id are looked up by their key."""
+    wanted: list[Comparison] = []
+    for one in query_filter(where, TRIALS, names=TRIAL_NAMES):
+        if one.field == "trial" and one.operator == "=" and isinstance(one.value, str):
+            wanted.append(Comparison("id", "=", mapping.trial_key(experiment, one.value)))
+        elif one.field == "trial" and one.operator == "in" and isinstance(one.value, tuple):
+            keys = tuple(mapping.trial_key(experiment, name) for name in one.value if isinstance(name, str))
+            wanted.append(Comparison("id", "in", keys))
+        else:
+            wanted.append(one)
+    return tuple(wanted)
+
+
+@contextlib.contextmanager
+def many_objects() -> Iterator[None]:
+    """Keep the garbage collector from looking through thousands of records while they are made; none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def select(records: Iterable[object], selection: Sequence[str], known: Sequence[str]) -> list[Row]:
     """The selected fields of records, as dicts.
 
@@ -93,7 +121,8 @@ def select(records: Iterable[object], selection: Sequence[str], known: Sequence[
         head = str(name).partition(".")[0]
         if not isinstance(name, str) or head not in known:
             raise InvalidQuery(
-                f"selection names an unknown field {shown(name)}.{suggest(head, known)} The fields are: {', '.join(known)}"
+                f"selection names an unknown field {shown(name)}.{suggest(head, known)} "
+                f"The fields are: {', '.join(known)}"
             )
     return [{name: _reach(record, name) for name in selection} for record in records]
 
@@ -139,6 +168,14 @@ def _told_by_trial(attempt: Attempt, trial: Trial) -> Attempt:
     return attrs.evolve(attempt, outcome=trial.status.value, error=trial.error, ended=trial.end_time)
 
 
+class StorageOptions(TypedDict, total=False):
+    """What a storage is opened with, besides its driver; in seconds."""
+
+    lock_ttl: float
+    heartbeat_timeout: float
+    retry_timeout: float
+
+
 class ReadOnlyStorage:
     """An open storage, to be read: every reading verb of the protocol, and nothing else.
 
@@ -160,12 +197,13 @@ class ReadOnlyStorage:
         heartbeat_timeout: float = 120.0,
         retry_timeout: float = 30.0,
     ) -> None:
-        self._options = {
+        self._options: StorageOptions = {
             "lock_ttl": check_number("lock_ttl", lock_ttl, above=0),
             "heartbeat_timeout": check_number("heartbeat_timeout", heartbeat_timeout, above=0),
             "retry_timeout": check_number("retry_timeout", retry_timeout, above=-1),
         }
         self._waist = Waist(driver, retry_timeout=retry_timeout)
+        self._owns_driver = True
         self._leases = Leases(driver)
         self._keeper = Keeper()
         self._plugins = plugins()
@@ -181,7 +219,9 @@ class ReadOnlyStorage:
 
     def close(self) -> None:
         """Free what was opened; calling it twice is fine."""
-        self._waist.close()
+        self._keeper.close()
+        if self._owns_driver:
+            self._waist.close()
 
     @property
     def driver(self) -> Driver:
@@ -209,7 +249,7 @@ class ReadOnlyStorage:
             if wanted not in self.capabilities:
                 declared = ", ".join(sorted(self.capabilities)) or "none"
                 raise Unsupported(
-                    f"the {self.driver.name} backend does not declare {wanted!r}; it declares: {declared}"
+                    f"the {self.driver.name} backend does not declare {wanted.value!r}; it declares: {declared}"
                 )
 
     def _tell(self, event: Event) -> None:
@@ -281,6 +321,11 @@ class ReadOnlyStorage:
         if document is None or document.body.get("deleting"):
             raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
         return mapping.EXPERIMENTS.record(document)
+
+    def _check_experiment(self, identifier: str, found: object) -> None:
+        """What was found may be nothing, or what a deletion that crashed has left where it is not one step."""
+        if not found or not self._waist.transactional:
+            self._experiment(identifier)
 
     def _trial_document(self, experiment: str, trial: str) -> Document:
         document = self._waist.get(TRIALS, mapping.trial_key(experiment, trial))
@@ -412,7 +457,7 @@ class ReadOnlyStorage:
             InvalidQuery: an unknown field or operator.
         """
         identifier = self._experiment_id(experiment, uid)
-        wanted = query_filter(where, TRIALS, names=TRIAL_NAMES)
+        wanted = trial_filter(identifier, where)
         records = self._find_trials(identifier, wanted, self._order(order), check_limit(limit))
         return records if selection is None else select(records, selection, field_names(Trial))
 
@@ -423,10 +468,10 @@ class ReadOnlyStorage:
         order: Sequence[Order] = IN_ORDER,
         limit: int | None = None,
     ) -> list[Trial]:
-        found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
-        if not found:
-            self._experiment(experiment)
-        return [mapping.trial_record(one) for one in found]
+        with many_objects():
+            found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
+            self._check_experiment(experiment, found)
+            return [mapping.trial_record(one) for one in found]
 
     @staticmethod
     def _order(order: str | Sequence[str] | None) -> Sequence[Order]:
@@ -442,7 +487,8 @@ class ReadOnlyStorage:
             field = TRIAL_NAMES.get(word, word)
             if not isinstance(name, str) or field not in known:
                 raise InvalidQuery(
-                    f"order names an unknown field {shown(name)}.{suggest(field, known)} The fields are: {', '.join(known)}"
+                    f"order names an unknown field {shown(name)}.{suggest(field, known)} "
+                    f"The fields are: {', '.join(known)}"
                 )
             orders.append(Order(field, descending=name.startswith("-")))
         return (*orders, *IN_ORDER)
@@ -460,7 +506,7 @@ class ReadOnlyStorage:
         Each trial is as it was when its batch was read. Those registered meanwhile may or may not come.
         """
         identifier = self._experiment_id(experiment, uid)
-        wanted = (*equal(experiment=identifier), *query_filter(where, TRIALS, names=TRIAL_NAMES))
+        wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
         size = check_integer("batch", batch, least=1)
         self._experiment(identifier)
         return self._iterate(TRIALS, wanted, "sequence", size, mapping.trial_record)
@@ -512,8 +558,10 @@ class ReadOnlyStorage:
     def _lost(self, experiment: str) -> list[tuple[Document, float]]:
         timeout = self._experiment(experiment).heartbeat_timeout
         reserved = equal(experiment=experiment, status=TrialStatus.RESERVED.value)
-        found = self._waist.find(TRIALS, reserved, IN_ORDER)
-        aged = [(one, self._leases.age(one)) for one in found]
+        silent = self._leases.silent(timeout)
+        found = {one.id: one for some in silent for one in self._waist.find(TRIALS, (*reserved, *some), IN_ORDER)}
+        queued = sorted(found.values(), key=lambda one: cast("int", one.body["sequence"]))
+        aged = [(one, self._leases.age(one)) for one in queued]
         return [(one, age) for one, age in aged if age > timeout]
 
     @overload
@@ -534,14 +582,12 @@ class ReadOnlyStorage:
         """
         identifier = self._experiment_id(experiment, uid)
         if where is not None:
-            wanted = query_filter(where, TRIALS, names=TRIAL_NAMES)
+            wanted = trial_filter(identifier, where)
             total = self._waist.count(TRIALS, (*equal(experiment=identifier), *wanted))
-            if not total:
-                self._experiment(identifier)
+            self._check_experiment(identifier, total)
             return total
         counts = self._waist.tally(TRIALS, equal(experiment=identifier), "status")
-        if not counts:
-            self._experiment(identifier)
+        self._check_experiment(identifier, counts)
         return {status: counts.get(status.value, 0) for status in TrialStatus}
 
     def _count(self, experiment: str, status: TrialStatus) -> int:
@@ -557,8 +603,7 @@ class ReadOnlyStorage:
 
     def _count_checked(self, experiment: str, status: TrialStatus) -> int:
         total = self._count(experiment, status)
-        if not total:
-            self._experiment(experiment)
+        self._check_experiment(experiment, total)
         return total
 
     def best_trial(
@@ -572,8 +617,8 @@ class ReadOnlyStorage:
         completed = equal(experiment=identifier, status=TrialStatus.COMPLETED.value)
         wanted = (*completed, Comparison("objective", "!=", None))
         found = self._waist.find(TRIALS, wanted, [Order("objective", descending=maximize)], 1)
+        self._check_experiment(identifier, found)
         if not found:
-            self._experiment(identifier)
             return None
         # In two steps, because no index is sorted down by one field and up by the next.
         best = self._waist.find(TRIALS, (*completed, *equal(objective=found[0].body["objective"])), IN_ORDER, 1)
@@ -647,20 +692,21 @@ class ReadOnlyStorage:
                 MissingArguments if trial is None and trials is None and experiment is None else ConflictingArguments
             )
             raise error("measurements are asked for by one of: a trial, trials=[…], experiment=…")
+        if isinstance(trials, (str, bytes, Trial)) or not (trials is None or isinstance(trials, Iterable)):
+            raise InvalidType(f"trials must be a list of Trials or of their ids, not {shown(trials)}")
         wanted = query_filter(where, MEASUREMENTS)
         if name is not None:
             wanted += equal(name=check_text("name", name))
         order = [Order("trial"), Order("name"), Order("step"), Order("time"), Order("id")]
-        if experiment is not None:
-            identifier = self._experiment_id(experiment, None)
-            found = self._waist.find(MEASUREMENTS, (*equal(experiment=identifier), *wanted), order)
-            if not found:
-                self._experiment(identifier)
-        else:
-            found = self._measurements_of(
-                [trial] if trial is not None else list(trials or ()), experiment_uid, wanted, order
-            )
-        return [mapping.measurement_record(one) for one in found]
+        with many_objects():
+            if experiment is not None:
+                identifier = self._experiment_id(experiment, None)
+                found = self._waist.find(MEASUREMENTS, (*equal(experiment=identifier), *wanted), order)
+                self._check_experiment(identifier, found)
+            else:
+                given = [trial] if trial is not None else list(trials or ())
+                found = self._measurements_of(given, experiment_uid, wanted, order)
+            return [mapping.measurement_record(one) for one in found]
 
     def _measurements_of(
         self,
@@ -710,7 +756,10 @@ class ReadOnlyStorage:
         Raises:
             AlgorithmLockNotFound: the experiment has no lock yet.
         """
-        return self._locks.info(self._experiment_id(experiment, uid))
+        identifier = self._experiment_id(experiment, uid)
+        found = self._locks.info(identifier)
+        self._check_experiment(identifier, found)
+        return found
 
     def is_empty(self) -> bool:
         """Whether nothing at all is stored."""

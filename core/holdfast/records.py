@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
 import attrs
 
 from holdfast import codec
-from holdfast.errors import InvalidArgument, InvalidType, shown
+from holdfast.errors import EncodingError, InvalidArgument, InvalidType, shown
 from holdfast.statuses import ExperimentStatus, TrialStatus, experiment_status, trial_status
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class _NamedValues(Mapping[str, object]):
         if isinstance(given, _NamedValues):
             known = {**given._types, **known}
         for name, value in self._pairs(given, known):
-            name = check_text(f"the name of a {self._label}", name)
+            if type(name) is not str or not 0 < len(name) <= _LIMIT or not codec.is_clean(name):
+                name = check_text(f"the name of a {self._label}", name)
             if name in self._values:
                 raise InvalidArgument(f"{self._label} {name!r} is given twice")
             value = _plain_scalar(value)
@@ -385,8 +386,13 @@ class Results(_NamedValues):
         return value
 
 
+_SIMPLE = frozenset({str, bool, int, type(None)})
+
+
 def _canonical(value: object, left: int = codec.DEPTH) -> Plain:
     """The form in which params are compared: equal numbers are equal, whatever their type; sets have no order."""
+    if type(value) in _SIMPLE:
+        return codec.encode(value)
     value = _plain_scalar(value)
     if type(value) is float and value.is_integer():
         return codec.encode(int(value))
@@ -411,8 +417,10 @@ def derive_trial_id(params: object) -> str:
         EncodingError: a value that cannot be stored.
     """
     given = params if isinstance(params, Params) else Params(params)
-    codec.encode(dict(given))  # before anything that follows a value which contains itself
-    canonical = [[name, _canonical(given[name])] for name in sorted(given)]
+    try:
+        canonical = [[name, _canonical(given[name])] for name in sorted(given)]
+    except RecursionError:
+        raise EncodingError("a param is nested too deeply to be stored, or contains itself") from None
     return hashlib.sha256(codec.dumps(cast("Plain", canonical)).encode()).hexdigest()[:32]
 
 

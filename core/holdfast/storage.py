@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import itertools
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +45,8 @@ from holdfast.reading import (
     ReadOnlyStorage,
     TrialOrId,
     field_names,
-    parts,
     query_filter,
+    trial_filter,
 )
 from holdfast.records import (
     Attempt,
@@ -84,6 +85,7 @@ from holdfast.statuses import (
     experiment_status,
     trial_status,
 )
+from holdfast.waist import IN_LIMIT
 
 if TYPE_CHECKING:
     from holdfast.codec import Plain
@@ -129,7 +131,7 @@ def _check_fields(record: type[object], fields: Mapping[str, object], known: Seq
     for name in fields:
         if name not in known:
             raise InvalidArgument(
-                f"{record.__name__} has no field {name!r} that can be set.{suggest(name, known)} "
+                f"{record.__name__} has no field {shown(name)} that can be set.{suggest(name, known)} "
                 f"The fields are: {', '.join(known)}"
             )
 
@@ -146,8 +148,10 @@ class Storage(ReadOnlyStorage):
         self.close()
 
     def read_only(self) -> ReadOnlyStorage:
-        """A view of this storage that has the reading verbs and nothing else; it closes with this storage."""
-        return ReadOnlyStorage(self.driver, **self._options)
+        """A view of this storage that has the reading verbs and nothing else; closing it closes nothing else."""
+        view = ReadOnlyStorage(self.driver, **self._options)
+        view._owns_driver = False
+        return view
 
     # Experiments
 
@@ -178,7 +182,7 @@ class Storage(ReadOnlyStorage):
             found = self._waist.find(EXPERIMENTS, taken, limit=1)
             if found and found[0].body.get("deleting"):
                 self._finish_deletion(found[0].id)
-            elif found and exist_ok and refused[0].key != ("id",):
+            elif found and exist_ok and all(found[0].body[one] == document.body[one] for one in ("name", "version")):
                 return mapping.EXPERIMENTS.record(found[0])
             elif found:
                 raise DuplicateExperiment(
@@ -196,12 +200,7 @@ class Storage(ReadOnlyStorage):
         if isinstance(experiment, Experiment):
             _check_fields(Experiment, fields, known)
             return attrs.evolve(experiment, **fields)  # type: ignore[arg-type]  # checked by the record
-        if experiment is not None and not isinstance(experiment, Mapping):
-            raise InvalidType(
-                f"an experiment is given as keywords, a dict or an Experiment, not {type(experiment).__name__}: "
-                f"{shown(experiment)}"
-            )
-        given = {**(experiment or {}), **fields}
+        given = _fields_given("an experiment", experiment, fields)
         _check_fields(Experiment, given, known)
         if "name" not in given:
             raise MissingArguments("an experiment needs a name: create_experiment(name=…)")
@@ -243,8 +242,6 @@ class Storage(ReadOnlyStorage):
         if "status" in fields and not force:
             legal = tuple(str(one) for one, after in EXPERIMENT_TRANSITIONS.items() if changed.status in after)
             wanted += (Comparison("status", "in", (*legal, changed.status.value)),)
-        if not changes:
-            return stored
         try:
             done = self._waist.patch_one(EXPERIMENTS, identifier, wanted, changes)
         except UniqueViolation:
@@ -305,6 +302,8 @@ class Storage(ReadOnlyStorage):
         self._finish_deletion(identifier)
 
     def _finish_deletion(self, experiment: str) -> None:
+        # In small steps first: others who write shall not wait until a hundred thousand trials are gone.
+        self._delete_matching(experiment, equal(experiment=experiment))
         for collection in (TRIALS, MEASUREMENTS, ATTEMPTS, ALGORITHM_STATE_CHUNKS):
             self._waist.delete(collection, equal(experiment=experiment))
         self._waist.delete(ALGORITHM_LOCKS, equal(id=experiment))
@@ -337,7 +336,7 @@ class Storage(ReadOnlyStorage):
             _check_fields(Benchmark, fields, field_names(Benchmark))
             created = attrs.evolve(benchmark, **fields)  # type: ignore[arg-type]  # checked by the record
         else:
-            given = {**(benchmark or {}), **fields}
+            given = _fields_given("a benchmark", benchmark, fields)
             _check_fields(Benchmark, given, field_names(Benchmark))
             if "name" not in given:
                 raise MissingArguments("a benchmark needs a name: create_benchmark(name=…)")
@@ -404,7 +403,7 @@ class Storage(ReadOnlyStorage):
             InvalidType: something is neither a Trial nor a dict; nothing was registered.
         """
         if duplicates not in ("raise", "skip"):
-            raise InvalidArgument(f"duplicates must be 'raise' or 'skip', not {duplicates!r}")
+            raise InvalidArgument(f"duplicates must be 'raise' or 'skip', not {shown(duplicates)}")
         if isinstance(trials, (str, bytes, Mapping, Trial)) or not isinstance(trials, Iterable):
             raise InvalidType(f"trials must be a list of Trials or of dicts of params, not {type(trials).__name__}")
         identifier = self._experiment_id(experiment, uid)
@@ -528,10 +527,13 @@ class Storage(ReadOnlyStorage):
 
     # Trials: changes
 
-    def _fence(self, trial: TrialOrId) -> Filter:
-        """The comparison that only the holder of a reservation meets, where the caller has a reserved trial in hand."""
-        if isinstance(trial, Trial) and trial.status is TrialStatus.RESERVED:
-            return equal(token=trial.token)
+    def _fence(self, trial: TrialOrId, *, holder: bool = False) -> Filter:
+        """The comparison that only the holder of a reservation meets.
+
+        It is made where the caller has a reserved trial in hand, or any trial where only a ``holder`` may act.
+        """
+        if isinstance(trial, Trial) and (holder or trial.status is TrialStatus.RESERVED):
+            return equal(token=trial.token, status=TrialStatus.RESERVED.value)
         return ()
 
     def _change_trial(
@@ -663,11 +665,11 @@ class Storage(ReadOnlyStorage):
                 trial.status if isinstance(trial, Trial) else trial_status(self._trial_document(*key).body["status"])
             )
             after = trial_status(fields["status"])
-            if after != before and after not in TRIAL_TRANSITIONS[before]:
+            if after == before:  # nothing begins or ends
+                changes = self._trial_changes({name: value for name, value in fields.items() if name != "status"})
+            elif after not in TRIAL_TRANSITIONS[before]:
                 raise IllegalTransition(f"a trial that is {before} cannot become {after}; force=True repairs")
             wanted += equal(status=before.value)
-        if not changes:
-            return self.get_trial(key[1], key[0])
         self._change_trial(key, wanted, () if force else self._fence(trial), changes)
         if "status" in fields:
             self._tell_status(*key, before, trial_status(fields["status"]))
@@ -692,7 +694,7 @@ class Storage(ReadOnlyStorage):
         """
         identifier = self._experiment_id(experiment, uid)
         changes = self._trial_changes(fields)
-        wanted = (*equal(experiment=identifier), *query_filter(where, TRIALS, names=TRIAL_NAMES))
+        wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
         if "status" in fields and not force:
             after = trial_status(fields["status"])
             legal = tuple(before.value for before, reached in TRIAL_TRANSITIONS.items() if after in reached)
@@ -716,21 +718,35 @@ class Storage(ReadOnlyStorage):
         A crash on the way leaves some of them in place; the same call goes on.
         """
         identifier = self._experiment_id(experiment, uid)
-        wanted = (*equal(experiment=identifier), *query_filter(where, TRIALS, names=TRIAL_NAMES))
-        found = [cast("str", one.body["trial"]) for one in self._waist.find(TRIALS, wanted)]
-        if not found:
+        wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
+        gone = self._delete_matching(identifier, wanted)
+        if not gone:
             self._experiment(identifier)
-        gone = 0
-        for some in parts(found):
-            among = (*equal(experiment=identifier), Comparison("trial", "in", tuple(some)))
-
-            def delete(among: Filter = among) -> int:
-                self._waist.delete(MEASUREMENTS, among)
-                self._waist.delete(ATTEMPTS, among)
-                return self._waist.delete(TRIALS, (*wanted, *among))
-
-            gone += self._waist.together(delete)
         return gone
+
+    def _delete_matching(self, experiment: str, wanted: Filter) -> int:
+        """Delete the trials that match, in steps that are short for others who wait; how many."""
+        names = self._iterate(TRIALS, wanted, "sequence", IN_LIMIT, lambda found: cast("str", found.body["trial"]))
+        gone = 0
+        while some := list(itertools.islice(names, IN_LIMIT)):
+            gone += self._delete_some(experiment, wanted, some)
+        return gone
+
+    def _delete_some(self, experiment: str, wanted: Filter, trials: Sequence[str]) -> int:
+        """Delete those of these trials that still match; how many."""
+        gone: list[int] = [0]
+        keys = tuple(mapping.trial_key(experiment, name) for name in trials)
+
+        def delete() -> None:
+            still = self._waist.find(TRIALS, (*wanted, Comparison("id", "in", keys)))
+            names = tuple(cast("str", one.body["trial"]) for one in still)
+            among = (*equal(experiment=experiment), Comparison("trial", "in", names))
+            self._waist.delete(MEASUREMENTS, among)
+            self._waist.delete(ATTEMPTS, among)
+            gone.append(self._waist.delete(TRIALS, (*wanted, Comparison("id", "in", tuple(one.id for one in still)))))
+
+        self._waist.together(delete)
+        return max(gone)  # a repetition, after a commit without a reply, finds nothing left
 
     def push_trial_results(
         self,
@@ -771,7 +787,8 @@ class Storage(ReadOnlyStorage):
             changes |= self._entering(after)
         if error is not None:
             changes["error"] = check_text("error", error, limit=None, empty=True)
-        self._change_trial(key, equal(status=TrialStatus.RESERVED.value), self._fence(trial), changes)
+        fence = self._fence(trial, holder=True)
+        self._change_trial(key, equal(status=TrialStatus.RESERVED.value), fence, changes)
         if status is not None:
             self._tell_status(*key, TrialStatus.RESERVED, trial_status(status))
 
@@ -790,7 +807,8 @@ class Storage(ReadOnlyStorage):
         """
         key = self._trial_key(trial, uid, experiment_uid)
         changes: dict[str, Plain | Increment] = {"heartbeat": encode_time(utcnow()), **self._leases.stamp()}
-        self._change_trial(key, equal(status=TrialStatus.RESERVED.value), self._fence(trial), changes)
+        fence = self._fence(trial, holder=True)
+        self._change_trial(key, equal(status=TrialStatus.RESERVED.value), fence, changes)
 
     def running(self, trial: Trial) -> Run:
         """Run a reserved trial: heartbeats, measurements, results and the end, in a ``with`` block; see `Run`."""
@@ -897,7 +915,13 @@ class Storage(ReadOnlyStorage):
                 self._check_reserved(attrs.evolve(trial, experiment=experiment) if trial.experiment is None else trial)
             elif not self._waist.count(TRIALS, equal(id=mapping.trial_key(experiment, identifier))):
                 self._trial_document(experiment, identifier)
-            self._waist.insert(MEASUREMENTS, some)
+            for refusal in self._waist.insert(MEASUREMENTS, some):
+                stored = self._waist.get(MEASUREMENTS, refusal.id)
+                if stored is not None and (stored.body["experiment"], stored.body["trial"]) != (experiment, identifier):
+                    raise InvalidArgument(
+                        f"measurement {refusal.id!r} was added to trial {stored.body['trial']!r} already; "
+                        f"make another Measurement for trial {identifier!r}"
+                    )
 
         for start in range(0, max(1, len(documents)), MEASUREMENT_BATCH):
             some = documents[start : start + MEASUREMENT_BATCH]
@@ -916,7 +940,7 @@ class Storage(ReadOnlyStorage):
             _check_fields(Resource, fields, field_names(Resource))
             added = attrs.evolve(resource, **fields)  # type: ignore[arg-type]  # checked by the record
         else:
-            given = {**(resource or {}), **fields}
+            given = _fields_given("a resource", resource, fields)
             _check_fields(Resource, given, field_names(Resource))
             if "name" not in given:
                 raise MissingArguments("a resource needs a name: add_resource(name=…, kind=…)")
@@ -934,8 +958,9 @@ class Storage(ReadOnlyStorage):
             ResourceNotFound: there is none.
         """
         identifier = _resource_id(resource)
-        if not self._waist.delete(RESOURCES, equal(id=identifier)):
+        if self._waist.get(RESOURCES, identifier) is None:
             raise ResourceNotFound(f"no resource with the id {identifier!r} is stored")
+        self._waist.delete(RESOURCES, equal(id=identifier))
 
     def take_resource(
         self,
@@ -1130,6 +1155,14 @@ class Storage(ReadOnlyStorage):
 
 
 _FREED: Mapping[str, Plain] = {"holder": None, "lease": None, "heartbeat": None, "clock": None, "beat": None}
+
+
+def _fields_given(what: str, given: object, fields: Mapping[str, object]) -> dict[str, object]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidType(
+            f"{what} is given as keywords, a dict or a record, not {type(given).__name__}: {shown(given)}"
+        )
+    return {**(given or {}), **fields}
 
 
 def _user() -> str | None:

@@ -51,6 +51,11 @@ class Waist:
         """Whether this thread is inside a transaction."""
         return getattr(self._thread, "inside", False)
 
+    @property
+    def _repeated(self) -> bool:
+        """Whether this thread repeats a transaction that may have been committed."""
+        return getattr(self._thread, "repeated", False)
+
     def _call(self, operation: Callable[[], T], on: tuple[type[BaseException], ...] = (Unavailable,)) -> T:
         """Repeat what failed with a transient error; inside a transaction, all of it is repeated instead."""
         try:
@@ -84,10 +89,16 @@ class Waist:
             try:
                 with self.driver.transaction():
                     return steps()
+            except OutcomeUnknown:
+                self._thread.repeated = True
+                raise
             finally:
                 self._thread.inside = False
 
-        return self._call(run, (Unavailable, OutcomeUnknown))
+        try:
+            return self._call(run, (Unavailable, OutcomeUnknown))
+        finally:
+            self._thread.repeated = False
 
     def get(self, collection: Collection, identifier: str) -> Document | None:
         """See `Driver.get`."""
@@ -114,22 +125,24 @@ class Waist:
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """See `Driver.insert`; a document that an earlier try of this call inserted is not refused."""
         try:
-            return self._call(lambda: self.driver.insert(collection, documents))
+            refused = self._call(lambda: self.driver.insert(collection, documents))
+            if not self._repeated:
+                return refused
         except OutcomeUnknown:
             if self._inside:
                 raise
-        refused = self._again(lambda: self.driver.insert(collection, documents), (Unavailable, OutcomeUnknown))
+            refused = self._again(lambda: self.driver.insert(collection, documents), (Unavailable, OutcomeUnknown))
         return [one for one in refused if not self._is_ours(collection, documents[one.position])]
 
     def _is_ours(self, collection: Collection, document: Document) -> bool:
         """Whether what is stored under this id is what we tried to insert, and not somebody else's of the same id."""
         stored = self.get(collection, document.id)
         return stored is not None and all(
-            stored.body.get(name) == document.body.get(name) for name in ("sequence", "configuration")
+            stored.body.get(name) == document.body.get(name) for name in ("sequence", "configuration", "created")
         )
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
-        """See `Driver.patch`; after a lost reply, those that the first try changed are counted by their ``write``."""
+        """See `Driver.patch`; after a lost reply, those that were changed are counted by their ``write``."""
         write = write_id()
         changes = {**changes, "write": write}
         try:
@@ -137,10 +150,9 @@ class Waist:
         except OutcomeUnknown:
             if self._inside:
                 raise
-        done = self.count(collection, equal(write=write))
-        again = {**changes, "write": write_id()}
         rest = (*where, Comparison("write", "!=", write))
-        return done + self._again(lambda: self.driver.patch(collection, rest, again), (Unavailable,))
+        self._again(lambda: self.driver.patch(collection, rest, changes), (Unavailable, OutcomeUnknown))
+        return self.count(collection, equal(write=write))
 
     def patch_one(self, collection: Collection, identifier: str, where: Filter, changes: Changes) -> bool:
         """Change the document of this id if it matches; whether it did.

@@ -324,7 +324,9 @@ def confirm(question: str, *, yes: bool) -> None:
     if not is_terminal():
         complain("error: this needs an answer, and there is no terminal to ask at; --yes goes on without asking")
         raise typer.Exit(USAGE)
-    if not typer.confirm(question, err=True):
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         complain("nothing was changed")
         raise typer.Exit(FAILED)
 

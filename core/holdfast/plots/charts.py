@@ -248,9 +248,17 @@ def _spread(ranked: Sequence[T], most: int) -> list[T]:
 
 def _subtitle(axes: Axes, line: str) -> None:
     """A line above the axes that may be wider than they are."""
-    axes.set_title(line, loc="left").set_in_layout(False)
-    # Takes the room that the line needs above.
-    axes.set_title(" ", loc="center")
+    # No title, because the layout makes room for the middle of a title, wherever that is.
+    axes.annotate(
+        line,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 6),
+        textcoords="offset points",
+        color=FAINT,
+        annotation_clip=False,
+    ).set_in_layout(False)
+    axes.set_title(" ")
 
 
 def _tally(study: Study) -> str:
@@ -366,7 +374,7 @@ def _curves(figure: FigureBase, study: Study, most_names: int = 4) -> None:
     if any(one.trial.id not in shares for name in names for one in study.curves[name]):
         lines.append(Line2D([], [], color=GREY, linewidth=1.2, label="pruned, or without an objective"))
     if others:
-        _subtitle(flat[0], f"{flat[0].get_title('left')} · not drawn: {text(', '.join(others), 60)}")
+        flat[0].texts[0].set_text(f"{flat[0].texts[0].get_text()} · not drawn: {text(', '.join(others), 60)}")
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
     if shown is not None and shares:

@@ -39,7 +39,7 @@ section { background: white; border: 1px solid #e3e6ea; border-radius: 10px; pad
 section svg { display: block; width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: #6b7280; font-weight: 600; font-size: 13px; border-bottom: 1px solid #d6dae0; }
-th, td { padding: 6px 14px 6px 0; white-space: nowrap; }
+th, td { padding: 6px 24px 6px 0; white-space: nowrap; }
 td { border-bottom: 1px solid #eef0f3; }
 td.number, th.number { text-align: right; }
 code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
