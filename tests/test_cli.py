@@ -464,12 +464,15 @@ def test_status_is_watched_until_interrupted(digits: holdfast.Experiment, watch:
 
 def test_unlock(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
     assert "is free" in run("unlock", "digits").stderr
-    with pytest.raises(holdfast.errors.LockLost), storage.acquire_algorithm_lock(digits):
-        told = run("unlock", "digits", code=2)
-        assert "is held by" in told.stderr
-        assert storage.get_algorithm_lock_info(digits).locked
-        assert "the lock is free" in run("unlock", "digits", "--yes").stderr
-        assert not storage.get_algorithm_lock_info(digits).locked
+    lock = storage.acquire_algorithm_lock(digits)
+    lock.__enter__()
+    told = run("unlock", "digits", code=2)
+    assert "is held by" in told.stderr
+    assert storage.get_algorithm_lock_info(digits).locked
+    assert "the lock is free" in run("unlock", "digits", "--yes").stderr
+    assert not storage.get_algorithm_lock_info(digits).locked
+    with pytest.raises(holdfast.errors.LockLost):
+        lock.__exit__(None, None, None)
 
 
 def test_recover(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
@@ -599,13 +602,12 @@ def test_plot_chooses_a_name(storage: holdfast.Storage, tmp_path: Path) -> None:
 def test_stored_texts_cannot_play_tricks_on_a_terminal(storage: holdfast.Storage) -> None:
     name = "[red]x[/red] :smile: \x1b]0;owned\x07\x9b31m‮"
     experiment = storage.create_experiment(name=name, user="\x1b[2J")
+    results = {"objective": 1, "[i]\x1b": "\x1b"}
     params = {"[bold]p": "[link=http://x]y\x1b[31m", "\u202eq": "\r\n"}
     storage.register_trials(
         experiment,
         [
-            holdfast.Trial(
-                params=params, status="completed", results={"objective": 1, "[i]\x1b": "\x1b"}, worker="\x1b[1m"
-            ),
+            holdfast.Trial(params=params, status="completed", results=results, worker="\x1b[1m"),
             holdfast.Trial(params={"[bold]p": "z"}, status="broken", error="[/] \x1b[31m\x07"),
         ],
     )

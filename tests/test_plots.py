@@ -7,7 +7,7 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,8 +19,15 @@ pytest.importorskip("matplotlib")
 from holdfast import plots
 from holdfast.plots import Kind, charts, study
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SVG = "{http://www.w3.org/2000/svg}"
 COMPLETED = 30
+
+
+def evaluated(params: dict[str, object], objective: float) -> holdfast.Trial:
+    return holdfast.Trial(params=params, status="completed", results={"objective": objective})
 
 
 def fill(storage: holdfast.Storage) -> holdfast.Experiment:
@@ -116,9 +123,10 @@ def test_the_page_stands_by_itself(storage: holdfast.Storage, tmp_path: Path) ->
     assert len(re.findall(r"<tr>", text)) == 11
     assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
     assert all(one.startswith(("#", "data:")) for one in page.references)
-    assert "url(http" not in text and "@import" not in text
+    assert "url(http" not in text
+    assert "@import" not in text
     assert {one[1:] for one in page.references if one.startswith("#")} <= set(page.ids)
-    assert {one for one in re.findall(r"url\(#([^)]+)\)", text)} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
 
 
 def test_names_are_neither_markup_nor_mathematics(storage: holdfast.Storage, tmp_path: Path) -> None:
@@ -150,9 +158,7 @@ def test_an_experiment_without_results_is_drawn(storage: holdfast.Storage, tmp_p
         [holdfast.Trial(params={"x": 1}, status="completed", results={"objective": math.nan})],
     )
     plots.save(storage, experiment, tmp_path / "nan.png", kind=kind)
-    storage.register_trials(
-        experiment, [holdfast.Trial(params={"y": None}, status="completed", results={"objective": 3})]
-    )
+    storage.register_trials(experiment, [evaluated({"y": None}, 3)])
     plots.save(storage, experiment, tmp_path / "one.png", kind=kind)
 
 
@@ -170,7 +176,8 @@ def test_outliers_stay_on_the_page_as_marks(storage: holdfast.Storage, tmp_path:
     )
     read = study.read(storage, experiment, maximize=maximize)
     assert (len(read.completed), read.omitted) == (61, 3)
-    assert read.best is not None and abs(read.objectives[read.best]) <= 1
+    assert read.best is not None
+    assert abs(read.objectives[read.best]) <= 1
     plots.save(storage, experiment, tmp_path / "outliers.png", maximize=maximize)
 
 

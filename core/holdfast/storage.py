@@ -85,7 +85,7 @@ from holdfast.statuses import (
     experiment_status,
     trial_status,
 )
-from holdfast.waist import IN_LIMIT
+from holdfast.waist import IN_LIMIT, write_id
 
 if TYPE_CHECKING:
     from holdfast.codec import Plain
@@ -743,7 +743,8 @@ class Storage(ReadOnlyStorage):
             among = (*equal(experiment=experiment), Comparison("trial", "in", names))
             self._waist.delete(MEASUREMENTS, among)
             self._waist.delete(ATTEMPTS, among)
-            gone.append(self._waist.delete(TRIALS, (*wanted, Comparison("id", "in", tuple(one.id for one in still)))))
+            rest = (*wanted, Comparison("id", "in", tuple(one.id for one in still)))
+            gone.append(self._waist.delete(TRIALS, rest, len(still)))
 
         self._waist.together(delete)
         return max(gone)  # a repetition, after a commit without a reply, finds nothing left
@@ -946,7 +947,7 @@ class Storage(ReadOnlyStorage):
                 raise MissingArguments("a resource needs a name: add_resource(name=…, kind=…)")
             added = Resource(**given)  # type: ignore[arg-type]  # checked by the record
         added = attrs.evolve(added, holder=None, lease=None, heartbeat=None, token=0)
-        document = mapping.RESOURCES.document(added, clock=None, beat=None, write=None)
+        document = mapping.RESOURCES.document(added, clock=None, beat=None, write=write_id())
         if self._waist.insert(RESOURCES, [document]):
             raise DuplicateResource(f"a resource {added.name!r} (or the id {added.id!r}) is stored already")
         return added

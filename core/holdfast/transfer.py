@@ -159,7 +159,8 @@ class Loaded:
 def _canonical(collection: Collection, document: Document) -> bytes:
     """The line of a document, without its end.
 
-    Declared fields that are null are left out, because a backend may or may not keep them apart from missing ones.
+    Declared fields that are null are left out, because a backend may or may not keep them apart from missing ones. So
+    is the sign of a zero to order by, which some databases drop; what a record is made of has it elsewhere.
     """
     body: dict[str, Plain] = {}
     for name in sorted(document.body):
@@ -167,8 +168,8 @@ def _canonical(collection: Collection, document: Document) -> bytes:
         field = collection.field(name)
         if field is not None and value is None:
             continue
-        if field is not None and field.kind == "number" and type(value) is int:
-            value = float(value)
+        if field is not None and field.kind == "number" and isinstance(value, (int, float)):
+            value = float(value) + 0.0
         body[name] = value
     return dumps({"collection": collection.name, "id": document.id, "body": body}).encode()
 

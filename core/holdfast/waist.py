@@ -137,17 +137,21 @@ class Waist:
     def _is_ours(self, collection: Collection, document: Document) -> bool:
         """Whether what is stored under this id is what we tried to insert, and not somebody else's of the same id."""
         stored = self.get(collection, document.id)
-        return stored is not None and all(
-            stored.body.get(name) == document.body.get(name) for name in ("sequence", "configuration", "created")
-        )
+        if stored is None:
+            return False
+        ours = document.body
+        if ours.get("write") is not None and stored.body.get("write") == ours["write"]:
+            return True
+        marks = [name for name in ("sequence", "configuration", "created") if ours.get(name) is not None]
+        return bool(marks) and all(stored.body.get(name) == ours[name] for name in marks)
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
         """See `Driver.patch`; after a lost reply, those that were changed are counted by their ``write``."""
         write = write_id()
         changes = {**changes, "write": write}
         try:
-            return self._call(lambda: self.driver.patch(collection, where, changes))
-        except OutcomeUnknown:
+            return self.driver.patch(collection, where, changes)
+        except (Unavailable, OutcomeUnknown):  # some may be changed even if it was unavailable for the next
             if self._inside:
                 raise
         rest = (*where, Comparison("write", "!=", write))
@@ -201,9 +205,15 @@ class Waist:
 
         return self._again(resolve, (Unavailable, OutcomeUnknown))
 
-    def delete(self, collection: Collection, where: Filter) -> int:
-        """See `Driver.delete`; after a lost reply the count may be too small."""
-        return self._call(lambda: self.driver.delete(collection, where), (Unavailable, OutcomeUnknown))
+    def delete(self, collection: Collection, where: Filter, expected: int = 0) -> int:
+        """See `Driver.delete`; after a lost reply all that were ``expected`` are gone, and counted."""
+        try:
+            return self._call(lambda: self.driver.delete(collection, where))
+        except OutcomeUnknown:
+            if self._inside:
+                raise
+        self._again(lambda: self.driver.delete(collection, where), (Unavailable, OutcomeUnknown))
+        return expected
 
     def close(self) -> None:
         """See `Driver.close`."""

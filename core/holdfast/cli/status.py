@@ -115,7 +115,7 @@ class Standing:
         experiment: the experiment.
         counts: trials by status.
         rate: completed trials in an hour, lately; None where fewer than two have ended.
-        left: seconds until ``max_trials`` are completed at that rate; None where that cannot be told.
+        left: seconds until ``max_trials`` are completed at that rate; None where nothing runs, or that cannot be told.
         best: the best trial so far.
         lost: reserved trials without a heartbeat for too long.
         lost_is_known: False where the backend has no shared clock, so that losses show only after watching.
@@ -179,7 +179,7 @@ def standing(storage: ReadOnlyStorage, experiment: Experiment, *, maximize: bool
     running = counts[TrialStatus.RESERVED] > 0 and not over
     rate = _rate(storage, experiment, running) if counts[TrialStatus.COMPLETED] > 1 else None
     left = None
-    if rate and experiment.max_trials is not None and not over:
+    if rate and experiment.max_trials is not None and running:
         left = max(0, experiment.max_trials - counts[TrialStatus.COMPLETED]) / rate * 3600
     return Standing(
         experiment=experiment,

@@ -77,6 +77,7 @@ class Study:
         numbers: the place of each completed trial with a finite objective, from 1, in order of submission.
         completed: those trials.
         objectives: theirs.
+        best: the position of the best one among them; of equals, the first; None where there is none.
         omitted: how many completed trials have no finite objective.
         dimensions: the params.
         hidden: how many params are left out.
@@ -90,18 +91,11 @@ class Study:
     numbers: tuple[int, ...]
     completed: tuple[Trial, ...]
     objectives: tuple[float, ...]
+    best: int | None
     omitted: int
     dimensions: tuple[Dimension, ...]
     hidden: int
     curves: Mapping[str, tuple[Curve, ...]]
-
-    @property
-    def best(self) -> int | None:
-        """The position of the best one among ``completed``; of equals, the first."""
-        if not self.completed:
-            return None
-        sign = -1 if self.maximize else 1
-        return min(range(len(self.objectives)), key=lambda place: sign * self.objectives[place])
 
     def ranked(self) -> list[int]:
         """The positions among ``completed``, the best first."""
@@ -143,6 +137,7 @@ def read(
         if one.objective is not None and math.isfinite(one.objective) and abs(one.objective) < 1e300
     ]
     completed = tuple(one for _, one, _ in drawn)
+    objectives = tuple(objective for _, _, objective in drawn)
     dimensions, hidden = _dimensions(found, completed, trials, params)
     return Study(
         experiment=found,
@@ -151,7 +146,8 @@ def read(
         counts=counts,
         numbers=tuple(number for number, _, _ in drawn),
         completed=completed,
-        objectives=tuple(objective for _, _, objective in drawn),
+        objectives=objectives,
+        best=objectives.index((max if maximize else min)(objectives)) if objectives else None,
         omitted=len(done) - len(drawn),
         dimensions=dimensions,
         hidden=hidden,
