@@ -359,7 +359,7 @@ def test_an_operator_is_recognised_by_its_dollar_alone() -> None:
 def test_wrong_orders_and_selections_are_refused(storage: Storage) -> None:
     experiment = storage.create_experiment(name="e")
     storage.register_trial(experiment, {"x": 1})
-    for order in ("stattus", "-stattus", ["status", "params"], "", "-", 5, [5], [None], "sequence", "params.x"):
+    for order in ("stattus", "-stattus", ["status", "params"], "", "-", 5, [5], [None], "pending", "params.x"):
         with pytest.raises(InvalidQuery, match="order"):
             storage.fetch_trials(experiment, order=order)
     for selection in ("status", ["stattus"], [5], 5, ["sequence"], [""], {"status"}):

@@ -41,6 +41,11 @@ def memory() -> Iterator[Storage]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def _threads_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdfast.keeper, "IDLE", 0.01)
+
+
 @pytest.fixture
 def nobody_renews(monkeypatch: pytest.MonkeyPatch) -> None:
     """The background thread renews no lock."""

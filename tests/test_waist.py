@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles import FAULTS, Fault, FaultyDriver, OverridingFaultyDriver, storage_over
-from holdfast import Capability, Measurement, Storage, Trial
+from holdfast import Capability, Measurement, Storage, Trial, keeper
 from holdfast.errors import FailedUpdate, HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.schema import SCHEMA
 
@@ -40,6 +40,7 @@ Verb = "Callable[[Storage], object]"
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tenacity.nap, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(keeper, "IDLE", 0.01)
 
 
 def prepared(driver: FaultyDriver) -> Storage:

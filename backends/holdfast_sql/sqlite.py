@@ -103,6 +103,7 @@ class _Types(ColumnTypes):
 class SQLiteFlavour(Flavour):
     """The SQL of SQLite."""
 
+    lacks_statistics = True
     types = _Types()
 
     @functools.cached_property

@@ -87,11 +87,14 @@ class Flavour(abc.ABC):
         booleans_are_integers: whether a boolean comes back as 0 or 1.
         guidance: how the planner is brought to use the index that fits: by itself, by a hint that names it, or by
             asking for a range of one value, which only that index has in order.
+        lacks_statistics: whether the planner chooses without knowing the data, so that an order must be hidden from it
+            (by a unary plus) where another index is better.
         types: what columns are made of.
     """
 
     booleans_are_integers: bool = True
     guidance: Literal["none", "hint", "range"] = "none"
+    lacks_statistics: bool = False
     types: ColumnTypes
 
     @abc.abstractmethod
@@ -262,12 +265,17 @@ class Plan:
                 found.append(column.op(operator, is_comparison=True)(names.next(type_)))
         return found
 
-    def _order(self, order: Sequence[Order]) -> list[ColumnElement[object]]:
+    def _order(self, order: Sequence[Order], *, bare: bool = True) -> list[ColumnElement[object]]:
+        """What to sort by; where not ``bare``, so that no index is taken for it."""
         found: list[ColumnElement[object]] = []
         for one in order:
             if self._kinds.get(one.field, "json") == "json":
                 raise InvalidQuery(f"{self.collection.name} cannot be ordered by {one.field!r}")
             column = cast("ColumnElement[object]", self.table.c[one.field])
+            if not bare:
+                from sqlalchemy import literal_column
+
+                column = literal_column(f"+{self.flavour.dialect().identifier_preparer.quote(one.field)}")
             found.append(self.flavour.order(column, descending=one.descending))
         return found
 
@@ -360,9 +368,26 @@ class Plan:
                 limit = _limit(_Names(len(_values(shape))).next(cast("TypeEngine[object]", BigInteger())))
                 found = self._keep(key, self._first(select(self.table), shape, names, order, limit))
             else:
-                statement = select(self.table).where(*self._where(shape, names)).order_by(*self._order(order))
-                found = self._keep(key, statement)
+                sorted_after = self.flavour.lacks_statistics and self._is_better_sorted(shape, order)
+                statement = select(self.table).where(*self._where(shape, names))
+                found = self._keep(key, statement.order_by(*self._order(order, bare=not sorted_after)))
         return found
+
+    def _is_better_sorted(self, shape: Shape, order: Sequence[Order]) -> bool:
+        """Whether an index has more leading fields asked for equality than the best of those that have the order.
+
+        Without statistics a planner takes the one that saves it the sorting, and walks over all that does not match.
+        """
+        equal = {field for field, operator, of, _ in shape if operator == "=" and of is not type(None)}
+        if not order:
+            return False
+
+        def prefix(index: tuple[str, ...]) -> int:
+            return next((place for place, field in enumerate(index) if field not in equal), len(index))
+
+        indexes = self.collection.indexes
+        sorting = [prefix(index) for index in indexes if index[prefix(index) :][:1] == (order[0].field,)]
+        return bool(sorting) and max(map(prefix, indexes)) > max(sorting)
 
     def select(self, fields: tuple[str, ...], shape: Shape) -> Statement:
         """These columns of the rows that match."""

@@ -141,9 +141,9 @@ _OPERATORS: dict[str, Operator] = {
 _KNOWN_OPERATORS = (*_OPERATORS, "$nin")
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
+def suggest(word: object, known: Sequence[str]) -> str:
     """`` Did you mean 'x'?`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(str(word)[:80], known, n=1)
+    near = difflib.get_close_matches(word[:80], known, n=1) if isinstance(word, str) else []
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -175,7 +175,7 @@ def parse(
     known = sorted([*public, *(name for name in fields if name not in hidden), *(["id"] * ("id" not in public))])
     found: list[Comparison] = []
     for name, condition in query.items():
-        head, dot, rest = str(name).partition(".")
+        head, dot, rest = name.partition(".") if isinstance(name, str) else ("", "", "")
         stored = public.get(head, head)
         field = fields.get(stored)
         if head not in known or (field is None and stored != "id"):
@@ -193,7 +193,7 @@ def parse(
 
 
 def _conditions(path: str, condition: object, field: Field | None, argument: str) -> list[Comparison]:
-    if not (isinstance(condition, Mapping) and any(str(key).startswith("$") for key in condition)):
+    if not (isinstance(condition, Mapping) and any(isinstance(key, str) and key.startswith("$") for key in condition)):
         return [Comparison(path, "=", _plain(path, condition, field, argument))]
     found: list[Comparison] = []
     for word, value in condition.items():
@@ -209,7 +209,7 @@ def _conditions(path: str, condition: object, field: Field | None, argument: str
             found.append(Comparison(path, _OPERATORS[word], _plain(path, value, field, argument)))
         else:
             raise InvalidQuery(
-                f"{argument}: unknown operator {shown(word)} for {path!r:.80}.{suggest(str(word), _KNOWN_OPERATORS)} "
+                f"{argument}: unknown operator {shown(word)} for {path!r:.80}.{suggest(word, _KNOWN_OPERATORS)} "
                 f"The operators are: {', '.join(_KNOWN_OPERATORS)}"
             )
     return found

@@ -143,9 +143,11 @@ class AlgorithmLocks:
                     f"{len(found)} of {chunks} parts are stored; delete_algorithm_lock starts it anew"
                 )
 
-    def info(self, experiment: str) -> AlgorithmState:
-        """The lock and the state as a record."""
-        document, text = self.read_state(self.find(experiment))
+    def info(self, experiment: str, *, state: bool) -> AlgorithmState:
+        """The lock, and the state where that is wanted, as a record."""
+        document, text = self.find(experiment), None
+        if state:
+            document, text = self.read_state(document)
         body = document.body
         held = body.get("holder") is not None
         acquired, heartbeat = body.get("acquired"), body.get("heartbeat")

@@ -52,7 +52,7 @@ from holdfast.schema import (
     TRIALS,
     Collection,
 )
-from holdfast.statuses import TrialStatus, trial_status
+from holdfast.statuses import PENDING, TrialStatus, trial_status
 from holdfast.waist import IN_LIMIT, Waist
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def select(records: Iterable[object], selection: Sequence[str], known: Sequence[
     if isinstance(selection, str) or not isinstance(selection, Sequence):
         raise InvalidQuery(f"selection must be a list of field names, not {shown(selection)}")
     for name in selection:
-        head = str(name).partition(".")[0]
-        if not isinstance(name, str) or head not in known:
+        head = name.partition(".")[0] if isinstance(name, str) else ""
+        if head not in known:
             raise InvalidQuery(
                 f"selection names an unknown field {shown(name)}.{suggest(head, known)} "
                 f"The fields are: {', '.join(known)}"
@@ -242,10 +242,10 @@ class ReadOnlyStorage:
         """
         for one in capabilities:
             try:
-                wanted = Capability(one)
+                wanted = Capability(one if isinstance(one, str) else "")
             except ValueError:
                 known = ", ".join(Capability)
-                raise InvalidArgument(f"there is no capability {one!r}; there are {known}") from None
+                raise InvalidArgument(f"there is no capability {shown(one)}; there are {known}") from None
             if wanted not in self.capabilities:
                 declared = ", ".join(sorted(self.capabilities)) or "none"
                 raise Unsupported(
@@ -448,7 +448,7 @@ class ReadOnlyStorage:
             where: all must hold, as in ``{"status": {"$in": ["new", "suspended"]}, "params.lr": {"$lt": 0.1}}``.
             selection: fields (or inner ones: ``params.lr``) to return as dicts, in place of records.
             order: fields to sort by, with a ``-`` in front for descending; equals, and all without it, are in order of
-                submission.
+                submission, which is called ``sequence``.
             limit: at most so many.
             uid: the id of the experiment, in place of ``experiment``.
 
@@ -468,6 +468,8 @@ class ReadOnlyStorage:
         order: Sequence[Order] = IN_ORDER,
         limit: int | None = None,
     ) -> list[Trial]:
+        if any(one.field == "status" and one.operator == "=" and one.value in PENDING for one in wanted):
+            wanted = (*wanted, *equal(pending=True))  # says nothing new, but there is an index of it in order
         with many_objects():
             found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
             self._check_experiment(experiment, found)
@@ -480,18 +482,19 @@ class ReadOnlyStorage:
         names = [order] if isinstance(order, str) else order
         if not isinstance(names, Sequence):
             raise InvalidQuery(f"order must be a field, or a list of fields, not {shown(order)}")
-        known = [field.name for field in TRIALS.fields if field.public and field.kind != "json"]
+        known = [field.name for field in TRIALS.fields if field.public and field.kind != "json"] + ["sequence"]
         orders: list[Order] = []
         for name in names:
-            word = str(name).removeprefix("-")
+            word = name.removeprefix("-") if isinstance(name, str) else ""
             field = TRIAL_NAMES.get(word, word)
-            if not isinstance(name, str) or field not in known:
+            if field not in known:
                 raise InvalidQuery(
                     f"order names an unknown field {shown(name)}.{suggest(field, known)} "
                     f"The fields are: {', '.join(known)}"
                 )
             orders.append(Order(field, descending=name.startswith("-")))
-        return (*orders, *IN_ORDER)
+        asked = {one.field for one in orders}
+        return (*orders, *(one for one in IN_ORDER if one.field not in asked))
 
     def iterate_trials(
         self,
@@ -559,7 +562,7 @@ class ReadOnlyStorage:
         timeout = self._experiment(experiment).heartbeat_timeout
         reserved = equal(experiment=experiment, status=TrialStatus.RESERVED.value)
         silent = self._leases.silent(timeout)
-        found = {one.id: one for some in silent for one in self._waist.find(TRIALS, (*reserved, *some), IN_ORDER)}
+        found = {one.id: one for some in silent for one in self._waist.find(TRIALS, (*reserved, *some))}
         queued = sorted(found.values(), key=lambda one: cast("int", one.body["sequence"]))
         aged = [(one, self._leases.age(one)) for one in queued]
         return [(one, age) for one, age in aged if age > timeout]
@@ -704,7 +707,7 @@ class ReadOnlyStorage:
                 found = self._waist.find(MEASUREMENTS, (*equal(experiment=identifier), *wanted), order)
                 self._check_experiment(identifier, found)
             else:
-                given = [trial] if trial is not None else list(trials or ())
+                given = [trial] if trial is not None else list(() if trials is None else trials)
                 found = self._measurements_of(given, experiment_uid, wanted, order)
             return [mapping.measurement_record(one) for one in found]
 
@@ -750,14 +753,21 @@ class ReadOnlyStorage:
         lease = cast("float | None", document.body.get("lease"))
         return self._leases.age(document) > (math.inf if lease is None else lease)
 
-    def get_algorithm_lock_info(self, experiment: ExperimentOrId = None, *, uid: str | None = None) -> AlgorithmState:
+    def get_algorithm_lock_info(
+        self, experiment: ExperimentOrId = None, *, uid: str | None = None, state: bool = True
+    ) -> AlgorithmState:
         """The state of the algorithm as it was last saved, and who holds the lock.
+
+        Args:
+            experiment: the record or its id.
+            uid: the id, in place of ``experiment``.
+            state: False leaves the state out (it is None then), which may be large.
 
         Raises:
             AlgorithmLockNotFound: the experiment has no lock yet.
         """
         identifier = self._experiment_id(experiment, uid)
-        found = self._locks.info(identifier)
+        found = self._locks.info(identifier, state=state)
         self._check_experiment(identifier, found)
         return found
 

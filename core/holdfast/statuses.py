@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from holdfast.errors import InvalidArgument, shown
 from holdfast.filters import suggest
@@ -72,11 +72,11 @@ def trial_status(value: object, argument: str = "status") -> TrialStatus:
         InvalidArgument: there is none; the message lists them.
     """
     try:
-        return TrialStatus(cast("str", value))
+        return TrialStatus(value if isinstance(value, str) else "")
     except ValueError:
         known = [str(one) for one in TrialStatus]
         raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(str(value), known)}"
+            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(value, known)}"
         ) from None
 
 
@@ -87,9 +87,9 @@ def experiment_status(value: object, argument: str = "status") -> ExperimentStat
         InvalidArgument: there is none; the message lists them.
     """
     try:
-        return ExperimentStatus(cast("str", value))
+        return ExperimentStatus(value if isinstance(value, str) else "")
     except ValueError:
         known = [str(one) for one in ExperimentStatus]
         raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(str(value), known)}"
+            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(value, known)}"
         ) from None

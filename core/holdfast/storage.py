@@ -402,7 +402,7 @@ class Storage(ReadOnlyStorage):
             ExperimentNotFound: there is no such experiment.
             InvalidType: something is neither a Trial nor a dict; nothing was registered.
         """
-        if duplicates not in ("raise", "skip"):
+        if not isinstance(duplicates, str) or duplicates not in ("raise", "skip"):
             raise InvalidArgument(f"duplicates must be 'raise' or 'skip', not {shown(duplicates)}")
         if isinstance(trials, (str, bytes, Mapping, Trial)) or not isinstance(trials, Iterable):
             raise InvalidType(f"trials must be a list of Trials or of dicts of params, not {type(trials).__name__}")
@@ -869,7 +869,7 @@ class Storage(ReadOnlyStorage):
             raise InvalidType(f"end_attempt takes the trial that was reserved, not {shown(trial)}")
         identifier = _attempt_id(mapping.trial_key(trial.experiment, trial.id), trial.token)
         ended: dict[str, Plain] = {
-            "outcome": check_text("outcome", str(outcome)),
+            "outcome": check_text("outcome", outcome),
             "error": None if error is None else check_text("error", error, limit=None, empty=True),
             "ended": encode_time(utcnow()),
         }

@@ -142,7 +142,7 @@ class Waist:
         ours = document.body
         if ours.get("write") is not None and stored.body.get("write") == ours["write"]:
             return True
-        marks = [name for name in ("sequence", "configuration", "created") if ours.get(name) is not None]
+        marks = [name for name in ("sequence", "created") if ours.get(name) is not None]
         return bool(marks) and all(stored.body.get(name) == ours[name] for name in marks)
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:

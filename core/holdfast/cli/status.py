@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
 from typer.core import TyperCommand
 
-from holdfast import codec
 from holdfast.cli.common import (
     JsonOption,
     MaximizeOption,
@@ -36,8 +36,8 @@ from holdfast.cli.common import (
 )
 from holdfast.cli.look import STYLES
 from holdfast.driver import Capability
+from holdfast.errors import AlgorithmLockNotFound
 from holdfast.records import utcnow
-from holdfast.schema import ALGORITHM_LOCKS
 from holdfast.statuses import ENDED, ExperimentStatus, TrialStatus
 
 if TYPE_CHECKING:
@@ -139,32 +139,33 @@ class Standing:
 
 def lock_holder(storage: ReadOnlyStorage, experiment: str) -> LockHolder | None:
     """Who holds the algorithm lock of an experiment; the state, which may be large, is not read."""
-    document = storage.driver.get(ALGORITHM_LOCKS, experiment)
-    if document is None or document.body.get("holder") is None:
+    try:
+        info = storage.get_algorithm_lock_info(experiment, state=False)
+    except AlgorithmLockNotFound:
         return None
-    text = cast("str | None", document.body.get("acquired"))
-    acquired = None if text is None else codec.decode_time(text)
+    if info.holder is None:
+        return None
     return LockHolder(
-        holder=cast("str", document.body["holder"]),
-        acquired=acquired,
-        held=None if acquired is None else max(0.0, (utcnow() - acquired).total_seconds()),
-        age=storage._leases.age(document),
-        ttl=cast("float | None", document.body.get("ttl")),
+        holder=info.holder,
+        acquired=info.acquired,
+        held=None if info.acquired is None else max(0.0, (utcnow() - info.acquired).total_seconds()),
+        age=math.inf if info.age is None else info.age,
+        ttl=info.ttl,
     )
 
 
 def _rate(storage: ReadOnlyStorage, experiment: Experiment, running: bool) -> float | None:
-    """Completed trials in an hour, over the last that were completed.
+    """Completed trials in an hour, over those completed of the last that were submitted.
 
     Of an experiment that runs, up to now, so that a standstill shows.
     """
     last = storage.fetch_trials(
         experiment.id,
         where={"status": TrialStatus.COMPLETED.value, "end_time": {"$ne": None}},
-        order="-end_time",
+        order="-sequence",
         limit=WINDOW,
     )
-    ends = [one.end_time for one in last if one.end_time is not None]
+    ends = sorted((one.end_time for one in last if one.end_time is not None), reverse=True)
     if len(ends) < 2:
         return None
     until = max(utcnow(), ends[0]) if running else ends[0]
