@@ -181,7 +181,7 @@ def parse(
         if head not in known or (field is None and stored != "id"):
             raise InvalidQuery(
                 f"{argument} names an unknown field {shown(name)}.{suggest(head, known)} "
-                f"The fields of {collection.name} are: {', '.join(known)}"
+                f"The fields of {collection.name} are: {', '.join(_as_written(name, fields.get(name)) for name in known)}"
             )
         if dot and (field is None or field.kind != "json"):
             raise InvalidQuery(f"{argument}: {head!r} holds no inner fields, so {name!r} cannot be asked for")
@@ -190,6 +190,10 @@ def parse(
         path = f"{stored}.{rest}" if dot else stored
         found += _conditions(path, condition, None if dot else field, argument)
     return tuple(found)
+
+
+def _as_written(name: str, field: Field | None) -> str:
+    return f"{name}.NAME" if field is not None and field.kind == "json" else name
 
 
 def _conditions(path: str, condition: object, field: Field | None, argument: str) -> list[Comparison]:
