@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
 from servers import SERVERS, MySQL, PostgreSQL, Server, ServerUnavailableError, SQLServer
 
 if TYPE_CHECKING:
@@ -47,17 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := sorted(required - set(SERVERS)):
         raise pytest.UsageError(f"HOLDFAST_REQUIRE: {', '.join(unknown)} is none of {', '.join(SERVERS)}")
     if excluded := sorted((required & set(BACKENDS)) - selected):
-        raise pytest.UsageError(
-            f"HOLDFAST_REQUIRE asks for {', '.join(excluded)}, --holdfast-backends excludes it"
-        )
+        raise pytest.UsageError(f"HOLDFAST_REQUIRE asks for {', '.join(excluded)}, --holdfast-backends excludes it")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     selected = _selected_backends(metafunc.config)
     marked = {
-        name.strip()
-        for marker in metafunc.definition.iter_markers("parametrize")
-        for name in _argument_names(marker)
+        name.strip() for marker in metafunc.definition.iter_markers("parametrize") for name in _argument_names(marker)
     }
     for argument, backends in _CHOICES.items():
         if argument in metafunc.fixturenames and argument not in marked:
@@ -153,9 +150,7 @@ def _fresh_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
 def _serve(server: ServerT, config: pytest.Config) -> Iterator[ServerT]:
     _start(server, config)
     origin = (
-        f"started in {server.start_seconds:.1f} s"
-        if server.is_private
-        else f"given by {server.environment_variable()}"
+        f"started in {server.start_seconds:.1f} s" if server.is_private else f"given by {server.environment_variable()}"
     )
     config.stash[_STARTED][server.name] = f"{server.title} {server.version}, {origin}"
     try:

@@ -385,9 +385,7 @@ class SQLServer(Server):
         """Run one statement outside a transaction; returns the rows, if any."""
         if self._engine is None:
             # One connection is kept, since connecting costs more than the statement; it may have died.
-            self._engine = sa.create_engine(
-                self.url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT"
-            )
+            self._engine = sa.create_engine(self.url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT")
         return _execute(self._engine, statement)
 
     def _shut_down(self) -> None:
@@ -474,9 +472,7 @@ class PostgreSQL(SQLServer):
 
     def _folders(self) -> list[str]:
         """Where Debian keeps the programs of each version; the highest version comes first."""
-        folders = [
-            folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if folder.parent.name.isdigit()
-        ]
+        folders = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if folder.parent.name.isdigit()]
         return [str(folder) for folder in sorted(folders, key=lambda folder: -int(folder.parent.name))]
 
 
@@ -525,9 +521,7 @@ class MySQL(SQLServer):
 
     def _drop(self, database: str) -> None:
         # Whoever holds a transaction open holds a lock that DROP would wait for.
-        for (connection,) in self.execute(
-            f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"
-        ):
+        for (connection,) in self.execute(f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"):
             with contextlib.suppress(SQLAlchemyError):
                 self.execute(f"KILL {connection}")
         self.execute(f"DROP DATABASE {database}")
@@ -613,9 +607,7 @@ def _processes() -> dict[int, tuple[int, str]]:
                 state, parent = entry.read_text(errors="replace").rpartition(")")[2].split()[:2]
                 table[int(entry.parent.name)] = (int(parent), state)
         return table
-    listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
     for line in listing.stdout.splitlines():
         pid, parent, state = line.split()[:3]
         table[int(pid)] = (int(parent), state)

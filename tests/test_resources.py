@@ -166,6 +166,26 @@ def test_one_of_many_takes_what_a_dead_holder_left() -> None:
     assert sum(one is not None for one in found) == 1
 
 
+def test_who_looked_before_another_took_it_does_not_take_it_as_well() -> None:
+    inner = TurnedDriver()
+    driver = FaultyDriver(inner)
+    storage, other = storage_over(driver), storage_over(inner)
+    add(storage, "gpu0")
+    storage.take_resource("gpu", "dead", lease=1)
+    inner.seconds = 2
+    taken: list[Resource | None] = []
+
+    def find(*arguments: object, **fields: object) -> object:
+        found = inner.find(*arguments, **fields)
+        if found and not taken:
+            taken.append(other.take_resource("gpu", "other", lease=9))
+        return found
+
+    driver.find = find
+    assert storage.take_resource("gpu", "me") is None
+    assert other.fetch_resources()[0] == taken[0]
+
+
 def test_without_a_shared_clock_a_lease_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(holdfast.leases, "elapsed", lambda: now[0])

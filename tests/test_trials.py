@@ -165,7 +165,7 @@ def test_wrong_arguments_of_registration(memory: Storage) -> None:
 
 
 def test_ids_are_separate_in_each_experiment_whatever_users_choose(storage: Storage) -> None:
-    ids = ["a", "a@b", "a%40b", "b@c", "a@b@c", "@", "%", "#1", "a/1", "🧪", "A", "a "]
+    ids = ["a", "b", "c", "a@b", "a%40b", "b@c", "a@b@c", "@", "%", "#1", "a/1", "🧪", "A", "a "]
     experiments = [storage.create_experiment(name="e", version=place, id=one) for place, one in enumerate(ids)]
     for experiment in experiments:
         storage.register_trials(experiment, [Trial(id=one, params={"of": experiment.id}) for one in ids])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import types
 
 import attrs
@@ -17,7 +16,6 @@ from holdfast.errors import FailedUpdate, HoldfastError, OutcomeUnknown, Unavail
 from holdfast.schema import SCHEMA
 
 LARGE = "x" * (2**20)
-LONG_AGO = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 VOLATILE = {
     "write",
     "sequence",
@@ -70,7 +68,7 @@ def think(storage: Storage, state: object) -> object:
     with storage.acquire_algorithm_lock("e", timeout=5) as algorithm:
         before = algorithm.state
         algorithm.set_state(state)
-    return len(before)
+    return before
 
 
 def run_one(storage: Storage) -> object:
@@ -83,7 +81,7 @@ def run_one(storage: Storage) -> object:
 
 
 def recover(storage: Storage) -> object:
-    storage.update_trial("t0", experiment_uid="e", heartbeat=LONG_AGO)
+    storage.update_trial("t0", experiment_uid="e", heartbeat=None)
     return storage.recover_lost_trials("e")
 
 
@@ -111,6 +109,7 @@ VERBS: dict[str, Verb] = {
     "set_trial_status": lambda storage: storage.set_trial_status(held(storage), "broken", error="why"),
     "update_trial": lambda storage: storage.update_trial(held(storage), {"worker": "me"}, worker="you"),
     "update_trials": lambda storage: storage.update_trials("e", {"status": "new"}, status="suspended", worker="w"),
+    "repair many": lambda storage: storage.update_trials("e", {"params.x": {"$gt": 1}}, status="reserved", force=True),
     "delete_trials": lambda storage: storage.delete_trials("e", {"params.x": {"$lt": 3}}),
     "push_trial_results": lambda storage: storage.push_trial_results(
         held(storage), {"objective": 1}, status="completed"

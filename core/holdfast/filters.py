@@ -179,9 +179,10 @@ def parse(
         stored = public.get(head, head)
         field = fields.get(stored)
         if head not in known or (field is None and stored != "id"):
+            listed = ", ".join(_as_written(one, fields.get(one)) for one in known)
             raise InvalidQuery(
                 f"{argument} names an unknown field {shown(name)}.{suggest(head, known)} "
-                f"The fields of {collection.name} are: {', '.join(_as_written(name, fields.get(name)) for name in known)}"
+                f"The fields of {collection.name} are: {listed}"
             )
         if dot and (field is None or field.kind != "json"):
             raise InvalidQuery(f"{argument}: {head!r} holds no inner fields, so {name!r} cannot be asked for")
