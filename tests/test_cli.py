@@ -514,7 +514,7 @@ def test_rm_asks_at_a_terminal(
         assert time.monotonic() < deadline, shown
         if select.select([ours], [], [], 0.5)[0]:
             shown += os.read(ours, 4096)
-    # Between its question and the first byte that it waits for, Python keeps a Ctrl-C to itself: so it is pressed again.
+    # Between its question and the first byte that it waits for, Python keeps a Ctrl-C to itself: so it is repeated.
     while process.poll() is None:
         assert time.monotonic() < deadline, shown
         with contextlib.suppress(OSError):  # the terminal is gone when the program is

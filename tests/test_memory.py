@@ -90,7 +90,7 @@ CHANGES = st.dictionaries(st.sampled_from(["score", "open", "group", "name"]), s
 
 
 def sort_key(document: Document, field: str) -> tuple[bool, object]:
-    value = document.body.get(field)
+    value = document.id if field == "id" else document.body.get(field)
     return value is not None, value if value is not None else 0
 
 
@@ -118,11 +118,27 @@ class Machine(RuleBasedStateMachine):
 
     @rule(documents=st.lists(st.builds(Document, IDS, BODIES), max_size=3))
     def insert(self, documents: list[Document]) -> None:
-        self.both("insert", documents)
+        stored = {one.id: one for one in self.everything()}
+        refused = {one.position: one for one in self.both("insert", documents)}
+        for position, document in enumerate(documents):
+            if document.id in stored:
+                assert refused[position].key == ("id",)
+            elif position not in refused:
+                body = {**dict.fromkeys(field.name for field in THINGS.fields), **document.body}
+                stored[document.id] = Document(document.id, body, 1)
+        assert {one.id: one for one in self.everything()} == stored
 
     @rule(identifier=IDS, body=BODIES, revision=st.integers(1, 4))
     def swap(self, identifier: str, body: dict[str, object], revision: int) -> None:
-        self.both("swap", Document(identifier, body), revision)
+        before = self.quick.get(THINGS, identifier)
+        swapped = self.both("swap", Document(identifier, body), revision)
+        after = self.quick.get(THINGS, identifier)
+        if before is None or before.revision != revision:
+            assert swapped is False
+        if swapped is True:
+            assert (after.revision, after.body["score"]) == (revision + 1, body["score"])
+        else:
+            assert after == before
 
     @rule(where=FILTERS)
     def delete(self, where: Filter) -> None:
@@ -148,17 +164,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(where=FILTERS, order=ORDERS, limit=LIMITS)
     def find(self, where: Filter, order: list[Order], limit: int | None) -> None:
+        order = [*order, Order("id", descending=bool(order) and order[-1].descending)]
         expected = [one for one in self.everything() if matches(where, one.id, one.revision, one.body)]
-        for one in reversed([*order, Order("id")]):
-            if one.field == "id":
-                continue
+        for one in reversed(order):
             expected.sort(key=lambda document, field=one.field: sort_key(document, field), reverse=one.descending)
-        found = self.quick.find(THINGS, where, [*order, Order("id")], limit)
-        if len({one.descending for one in order}) <= 1 and not any(one.descending for one in order):
-            assert found == expected[:limit]
-        else:
-            keys = [[sort_key(document, one.field) for one in order] for document in found]
-            assert keys == [[sort_key(document, one.field) for one in order] for document in expected[:limit]]
+        assert self.quick.find(THINGS, where, order, limit) == expected[:limit]
         unordered = self.quick.find(THINGS, where)
         assert sorted(one.id for one in unordered) == sorted(one.id for one in expected)
 
@@ -204,6 +214,14 @@ class Machine(RuleBasedStateMachine):
     def both_hold_the_same(self) -> None:
         if hasattr(self, "plain"):
             assert self.everything() == sorted(self.plain.find(THINGS), key=lambda one: one.id)
+
+    @invariant()
+    def unique_keys_are_unique(self) -> None:
+        if hasattr(self, "quick"):
+            for fields in THINGS.unique:
+                keys = [tuple(one.body[name] for name in fields) for one in self.everything()]
+                whole = [key for key in keys if None not in key]
+                assert len(whole) == len(set(whole))
 
     @invariant()
     def every_index_holds_every_row_once(self) -> None:
