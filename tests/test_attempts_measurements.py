@@ -87,10 +87,10 @@ def test_wrong_attempts(memory: Storage) -> None:
     experiment = with_trials(memory, 2)
     trial = memory.reserve_trial(experiment)
     memory.start_attempt(trial)
-    for wrong in (5, None, Trial(params={})):
-        with pytest.raises(InvalidType, match="takes the trial that was reserved"):
+    for wrong, error in ((5, InvalidType), (None, MissingArguments), (Trial(params={}), MissingArguments)):
+        with pytest.raises(error):
             memory.start_attempt(wrong)
-        with pytest.raises(InvalidType, match="takes the trial that was reserved"):
+        with pytest.raises(error):
             memory.end_attempt(wrong, "completed")
     with pytest.raises(InvalidType, match="resource"):
         memory.start_attempt(trial, resource=5)
@@ -103,6 +103,26 @@ def test_wrong_attempts(memory: Storage) -> None:
     with pytest.raises(TrialNotFound):
         memory.fetch_attempts("nobody", experiment)
     assert memory.fetch_attempts(trial)[0].outcome is None
+
+
+def test_an_attempt_is_started_and_ended_by_the_id_of_its_trial(storage: Storage) -> None:
+    trial = storage.reserve_trial(with_trials(storage, 1))
+    assert storage.start_attempt(trial.id).number == trial.token
+    storage.end_attempt(uid=trial.id, outcome="broken", error="why", experiment_uid=trial.experiment)
+    (attempt,) = storage.fetch_attempts(trial)
+    assert (attempt.outcome, attempt.error) == ("broken", "why")
+    with pytest.raises(TrialNotFound):
+        storage.start_attempt("nobody")
+
+
+def test_a_measurement_of_another_trial_is_refused(memory: Storage) -> None:
+    experiment = with_trials(memory, 2)
+    first, second = memory.reserve_trial(experiment), memory.reserve_trial(experiment)
+    memory.add_measurements(first, [{"name": "loss", "value": 1.0}])
+    (taken,) = memory.fetch_measurements(first)
+    with pytest.raises(ConflictingArguments, match=f"names trial '{first.id}'.*is added to trial '{second.id}'"):
+        memory.add_measurements(second, [taken])
+    assert memory.fetch_measurements(second) == []
 
 
 # Measurements

@@ -242,8 +242,9 @@ def test_wrong_reports_and_results_break_nothing(memory: Storage) -> None:
 
 def test_only_a_reserved_trial_is_run(memory: Storage) -> None:
     trial = reserved(memory)
-    with pytest.raises(InvalidType, match="running takes the trial that was reserved, not str"):
-        memory.running(trial.id)
+    with pytest.raises(InvalidType, match="a record or an id, not int"):
+        memory.running(5)
+    assert memory.running(trial.id).trial == trial
     with pytest.raises(FailedUpdate, match="is new; only one from reserve_trial can be run"):
         memory.running(attrs.evolve(trial, status="new"))
     memory.set_trial_status(trial, "completed")

@@ -322,10 +322,10 @@ class ReadOnlyStorage:
             raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
         return mapping.EXPERIMENTS.record(document)
 
-    def _check_experiment(self, identifier: str, found: object) -> None:
-        """What was found may be nothing, or what a deletion that crashed has left where it is not one step."""
-        if not found or not self._waist.transactional:
-            self._experiment(identifier)
+    def _require_experiment(self, identifier: str) -> None:
+        """An experiment that is deleted is gone for every reader, whatever a crash may have left of it."""
+        if not self._waist.count(EXPERIMENTS, (*equal(id=identifier), *VISIBLE)):
+            raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
 
     def _trial_document(self, experiment: str, trial: str) -> Document:
         document = self._waist.get(TRIALS, mapping.trial_key(experiment, trial))
@@ -472,7 +472,7 @@ class ReadOnlyStorage:
             wanted = (*wanted, *equal(pending=True))  # says nothing new, but there is an index of it in order
         with many_objects():
             found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
-            self._check_experiment(experiment, found)
+            self._require_experiment(experiment)
             return [mapping.trial_record(one) for one in found]
 
     @staticmethod
@@ -511,7 +511,7 @@ class ReadOnlyStorage:
         identifier = self._experiment_id(experiment, uid)
         wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
         size = check_integer("batch", batch, least=1)
-        self._experiment(identifier)
+        self._require_experiment(identifier)
         return self._iterate(TRIALS, wanted, "sequence", size, mapping.trial_record)
 
     def _iterate(
@@ -587,10 +587,10 @@ class ReadOnlyStorage:
         if where is not None:
             wanted = trial_filter(identifier, where)
             total = self._waist.count(TRIALS, (*equal(experiment=identifier), *wanted))
-            self._check_experiment(identifier, total)
+            self._require_experiment(identifier)
             return total
         counts = self._waist.tally(TRIALS, equal(experiment=identifier), "status")
-        self._check_experiment(identifier, counts)
+        self._require_experiment(identifier)
         return {status: counts.get(status.value, 0) for status in TrialStatus}
 
     def _count(self, experiment: str, status: TrialStatus) -> int:
@@ -606,7 +606,7 @@ class ReadOnlyStorage:
 
     def _count_checked(self, experiment: str, status: TrialStatus) -> int:
         total = self._count(experiment, status)
-        self._check_experiment(experiment, total)
+        self._require_experiment(experiment)
         return total
 
     def best_trial(
@@ -620,7 +620,7 @@ class ReadOnlyStorage:
         completed = equal(experiment=identifier, status=TrialStatus.COMPLETED.value)
         wanted = (*completed, Comparison("objective", "!=", None))
         found = self._waist.find(TRIALS, wanted, [Order("objective", descending=maximize)], 1)
-        self._check_experiment(identifier, found)
+        self._require_experiment(identifier)
         if not found:
             return None
         # In two steps, because no index is sorted down by one field and up by the next.
@@ -705,7 +705,7 @@ class ReadOnlyStorage:
             if experiment is not None:
                 identifier = self._experiment_id(experiment, None)
                 found = self._waist.find(MEASUREMENTS, (*equal(experiment=identifier), *wanted), order)
-                self._check_experiment(identifier, found)
+                self._require_experiment(identifier)
             else:
                 given = [trial] if trial is not None else list(() if trials is None else trials)
                 found = self._measurements_of(given, experiment_uid, wanted, order)
@@ -768,7 +768,7 @@ class ReadOnlyStorage:
         """
         identifier = self._experiment_id(experiment, uid)
         found = self._locks.info(identifier, state=state)
-        self._check_experiment(identifier, found)
+        self._require_experiment(identifier)
         return found
 
     def is_empty(self) -> bool:

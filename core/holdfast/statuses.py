@@ -46,7 +46,7 @@ TRIAL_TRANSITIONS: Mapping[TrialStatus, frozenset[TrialStatus]] = {
     _T.COMPLETED: frozenset(),
     _T.PRUNED: frozenset(),
 }
-"""From each status of a trial, the legal next ones. A trial becomes reserved by `reserve_trial` alone."""
+"""From each status of a trial, the legal next ones. Whatever makes a trial reserved counts as a reservation."""
 
 EXPERIMENT_TRANSITIONS: Mapping[ExperimentStatus, frozenset[ExperimentStatus]] = {
     _E.CREATED: frozenset({_E.RUNNING, _E.STOPPED, _E.FINISHED, _E.FAILED}),

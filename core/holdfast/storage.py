@@ -17,6 +17,7 @@ from holdfast.codec import encode_time
 from holdfast.driver import Document, Increment
 from holdfast.errors import (
     AttemptNotFound,
+    ConflictingArguments,
     DuplicateBenchmark,
     DuplicateExperiment,
     DuplicateResource,
@@ -319,7 +320,7 @@ class Storage(ReadOnlyStorage):
         text = check_text("message", message, limit=None)
         first = self._waist.patch_one(EXPERIMENTS, identifier, (*equal(error=None), *VISIBLE), {"error": text})
         if not first:
-            self._experiment(identifier)
+            self._require_experiment(identifier)
         return first
 
     # Benchmarks
@@ -418,8 +419,7 @@ class Storage(ReadOnlyStorage):
         ]
 
         def insert() -> set[int]:
-            if not self._waist.count(EXPERIMENTS, (*equal(id=identifier), *VISIBLE)):
-                raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
+            self._require_experiment(identifier)
             return {refusal.position for refusal in self._waist.insert(TRIALS, documents)}
 
         refused = self._waist.together(insert)
@@ -709,7 +709,7 @@ class Storage(ReadOnlyStorage):
             wanted += (Comparison("status", "in", legal),)
         changed = self._waist.patch(TRIALS, wanted, changes) if changes else self._waist.count(TRIALS, wanted)
         if not changed:
-            self._experiment(identifier)
+            self._require_experiment(identifier)
         return changed
 
     def delete_trials(self, experiment: ExperimentOrId = None, where: Query = None, *, uid: str | None = None) -> int:
@@ -721,7 +721,7 @@ class Storage(ReadOnlyStorage):
         wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
         gone = self._delete_matching(identifier, wanted)
         if not gone:
-            self._experiment(identifier)
+            self._require_experiment(identifier)
         return gone
 
     def _delete_matching(self, experiment: str, wanted: Filter) -> int:
@@ -811,37 +811,67 @@ class Storage(ReadOnlyStorage):
         fence = self._fence(trial, holder=True)
         self._change_trial(key, equal(status=TrialStatus.RESERVED.value), fence, changes)
 
-    def running(self, trial: Trial) -> Run:
-        """Run a reserved trial: heartbeats, measurements, results and the end, in a ``with`` block; see `Run`."""
-        if not isinstance(trial, Trial):
-            raise InvalidType(f"running takes the trial that was reserved, not {type(trial).__name__}: {shown(trial)}")
-        if trial.status is not TrialStatus.RESERVED or trial.experiment is None:
-            raise FailedUpdate(f"trial {trial.id!r} is {trial.status}; only one from reserve_trial can be run")
-        return Run(self, trial, self._experiment(trial.experiment).heartbeat_timeout / 4)
+    def _at_hand(self, trial: TrialOrId, experiment_uid: Experiment | str | None, uid: str | None) -> Trial:
+        """The record that the caller has, or the stored one where an id is given."""
+        key = self._trial_key(trial, uid, experiment_uid)
+        if isinstance(trial, Trial):
+            return trial if trial.experiment is not None else attrs.evolve(trial, experiment=key[0])
+        return mapping.trial_record(self._trial_document(*key))
+
+    def running(
+        self, trial: TrialOrId = None, *, experiment_uid: Experiment | str | None = None, uid: str | None = None
+    ) -> Run:
+        """Run a reserved trial: heartbeats, measurements, results and the end, in a ``with`` block; see `Run`.
+
+        Args:
+            trial: the record from `reserve_trial`; given an id, the reservation that is stored now is meant.
+            experiment_uid: the experiment of a trial given by id.
+            uid: the id, in place of ``trial``.
+
+        Raises:
+            FailedUpdate: the trial is not reserved.
+        """
+        reserved = self._at_hand(trial, experiment_uid, uid)
+        if reserved.status is not TrialStatus.RESERVED:
+            raise FailedUpdate(f"trial {reserved.id!r} is {reserved.status}; only one from reserve_trial can be run")
+        timeout = self._experiment(cast("str", reserved.experiment)).heartbeat_timeout
+        return Run(self, reserved, timeout / 4)
 
     # Attempts and measurements
 
-    def start_attempt(self, trial: Trial, resource: Resource | str | None = None) -> Attempt:
+    def start_attempt(
+        self,
+        trial: TrialOrId = None,
+        resource: Resource | str | None = None,
+        *,
+        experiment_uid: Experiment | str | None = None,
+        uid: str | None = None,
+    ) -> Attempt:
         """Note that the execution of a reserved trial begins; its number is the reservation's token.
 
+        Args:
+            trial: the record from `reserve_trial`; given an id, the reservation that is stored now is meant.
+            resource: what it runs on; by default the trial's.
+            experiment_uid: the experiment of a trial given by id.
+            uid: the id, in place of ``trial``.
+
         Raises:
-            ReservationLost: the trial was taken over, or recovered.
+            ReservationLost: the trial was taken over, or recovered, or is not reserved.
         """
-        if not isinstance(trial, Trial) or trial.experiment is None:
-            raise InvalidType(f"start_attempt takes the trial that was reserved, not {shown(trial)}")
+        reserved = self._at_hand(trial, experiment_uid, uid)
         name = _resource_name(resource)
-        key = mapping.trial_key(trial.experiment, trial.id)
+        key = mapping.trial_key(cast("str", reserved.experiment), reserved.id)
         attempt = Attempt(
-            id=_attempt_id(key, trial.token),
-            experiment=trial.experiment,
-            trial=trial.id,
-            number=trial.token,
-            worker=trial.worker,
-            resource=trial.resource if name is None else name,
+            id=_attempt_id(key, reserved.token),
+            experiment=cast("str", reserved.experiment),
+            trial=reserved.id,
+            number=reserved.token,
+            worker=reserved.worker,
+            resource=reserved.resource if name is None else name,
         )
 
         def insert() -> None:
-            self._check_reserved(trial)
+            self._check_reserved(reserved)
             self._waist.insert(ATTEMPTS, [mapping.ATTEMPTS.document(attempt, write=None)])
 
         self._waist.together(insert)
@@ -858,16 +888,31 @@ class Storage(ReadOnlyStorage):
                 "stop working on it"
             )
 
-    def end_attempt(self, trial: Trial, outcome: str, error: str | None = None) -> None:
-        """Note how the execution of a trial ended: the status that the trial came to, or any other word.
+    def end_attempt(
+        self,
+        trial: TrialOrId = None,
+        outcome: str = TrialStatus.COMPLETED,
+        error: str | None = None,
+        *,
+        experiment_uid: Experiment | str | None = None,
+        uid: str | None = None,
+    ) -> None:
+        """Note how the execution of a trial ended.
+
+        Args:
+            trial: the record from `reserve_trial`; given an id, the last execution is meant.
+            outcome: the status that the trial came to, or any other word.
+            error: why it ended badly.
+            experiment_uid: the experiment of a trial given by id.
+            uid: the id, in place of ``trial``.
 
         Raises:
             AttemptNotFound: it was not started.
             FailedUpdate: it has ended already.
         """
-        if not isinstance(trial, Trial) or trial.experiment is None:
-            raise InvalidType(f"end_attempt takes the trial that was reserved, not {shown(trial)}")
-        identifier = _attempt_id(mapping.trial_key(trial.experiment, trial.id), trial.token)
+        ended_trial = self._at_hand(trial, experiment_uid, uid)
+        name, number = ended_trial.id, ended_trial.token
+        identifier = _attempt_id(mapping.trial_key(cast("str", ended_trial.experiment), name), number)
         ended: dict[str, Plain] = {
             "outcome": check_text("outcome", outcome),
             "error": None if error is None else check_text("error", error, limit=None, empty=True),
@@ -877,8 +922,8 @@ class Storage(ReadOnlyStorage):
             return
         stored = self._waist.get(ATTEMPTS, identifier)
         if stored is None:
-            raise AttemptNotFound(f"no attempt {trial.token} of trial {trial.id!r} was started")
-        raise FailedUpdate(f"attempt {trial.token} of trial {trial.id!r} has ended already: {stored.body['outcome']}")
+            raise AttemptNotFound(f"no attempt {number} of trial {name!r} was started")
+        raise FailedUpdate(f"attempt {number} of trial {name!r} has ended already: {stored.body['outcome']}")
 
     def add_measurements(
         self,
@@ -907,7 +952,9 @@ class Storage(ReadOnlyStorage):
             )
         attempt = trial.token if isinstance(trial, Trial) else 0
         documents = [
-            mapping.measurement_document(_measurement_given(one), experiment, identifier, attempt)
+            mapping.measurement_document(
+                _measurement_given(one, (experiment, identifier)), experiment, identifier, attempt
+            )
             for one in measurements
         ]
 
@@ -1206,8 +1253,13 @@ def _trial_given(
     return Trial(params=Params(given, types), experiment=experiment, submit_time=now)
 
 
-def _measurement_given(given: Measurement | Mapping[str, object]) -> Measurement:
+def _measurement_given(given: Measurement | Mapping[str, object], key: tuple[str, str]) -> Measurement:
     if isinstance(given, Measurement):
+        if given.experiment not in (None, key[0]) or given.trial not in (None, key[1]):
+            raise ConflictingArguments(
+                f"measurement {given.id!r} names trial {given.trial!r} of experiment {given.experiment!r}, "
+                f"and is added to trial {key[1]!r} of experiment {key[0]!r}"
+            )
         return given
     if not isinstance(given, Mapping):
         raise InvalidType(f"a measurement is a Measurement or a dict, not {type(given).__name__}: {shown(given)}")
