@@ -45,6 +45,8 @@ def time_connect(path: Path) -> dict[str, dict[str, float]]:
 
 def time_fetch_holdfast(path: Path, *, measurements: bool) -> dict[str, float]:
     """Open a storage and fetch all trials."""
+    import sqlalchemy  # noqa: F401  (Optuna imports it as well, before its clock starts)
+
     import holdfast
 
     found: list[Sequence[object]] = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import holdfast
 from holdfast.errors import LockLost, ReservationLost
+from holdfast.statuses import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
+
+
+def unfinished(storage: holdfast.Storage, experiment: str) -> int:
+    counts = storage.count_trials(experiment)
+    return counts[holdfast.TrialStatus.RESERVED] + sum(counts[status] for status in PENDING)
 
 
 def reserve_all(storage: holdfast.Storage, experiment: str, worker: str) -> None:
@@ -31,10 +37,9 @@ def reserve_all(storage: holdfast.Storage, experiment: str, worker: str) -> None
 
 
 def work(storage: holdfast.Storage, experiment: str, worker: str) -> None:
-    """Reserve, measure and complete, until every trial is completed; made to be killed at any moment."""
-    total = sum(storage.count_trials(experiment).values())
+    """Reserve, measure and complete, until there is nothing left to do; made to be killed at any moment."""
     say(ready=True)
-    while storage.count_completed_trials(experiment) < total:
+    while unfinished(storage, experiment):
         trial = storage.reserve_trial(experiment, worker=worker)
         if trial is None:
             time.sleep(0.02)
