@@ -609,8 +609,8 @@ def double_claims(history: History, first: int = 0) -> Iterator[History]:
     """An item is handed out twice."""
     claims = [one for one in history.operations if one.call == "claim" and one.result is not None]
     for place, one in enumerate(claims):
-        if place and one in history.operations[first:]:
-            yield changed(history, one, claims[place // 2].result)
+        if place and one.invoked >= history.operations[first].invoked:
+            yield changed(history, one, claims[place * 2 // 3].result)
 
 
 def lost_items(history: History, first: int = 0) -> Iterator[History]:
@@ -710,12 +710,12 @@ def test_ten_thousand_operations_of_eight_processes_on_one_key(name: str, most: 
     assert verdict.configurations < most
 
 
-@pytest.mark.parametrize(("name", "mutation"), MUTATIONS)
+@pytest.mark.parametrize(("name", "mutation"), [one for one in MUTATIONS if one[1] is not lost_items])
 def test_a_violation_late_among_ten_thousand_is_found_and_made_small(
     name: str, mutation: Callable[[History], Iterator[History]]
 ) -> None:
-    # With kills a lock is soon held forever by nobody.
-    kills = 0.0 if name == "lock" or mutation is lost_items else 0.002
+    # With kills a lock is soon held forever by nobody, and whether an add happened shows only far away from it.
+    kills = 0.001 if name in ("register", "claim") else 0.0
     mutant = next(mutation(simulated(name, 2, 10_000, kills=kills), 9000))
     model = SIMULATED[name][0]()
     verdict = check(mutant, model)

@@ -1,0 +1,1 @@
+"""The conformance suite: what a backend of Holdfast guarantees, and how it is proved."""
