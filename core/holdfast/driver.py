@@ -50,6 +50,8 @@ class Capability(enum.StrEnum):
 class Document:
     """What a driver stores.
 
+    A declared field that is absent and one that is null are the same, and may come back as either.
+
     Attributes:
         id: at most 600 characters, unique in its collection.
         body: str, 64-bit int, finite float, bool, None, list, and dict with str keys, to any depth; texts hold
@@ -79,7 +81,7 @@ class Refusal:
 
 @attrs.frozen
 class Increment:
-    """A change: add ``by`` to an integer field (null counts as 0)."""
+    """A change: add ``by`` to an integer field (null counts as 0); the sum must fit in 64 bits."""
 
     by: int = 1
 
@@ -116,7 +118,7 @@ class Driver(abc.ABC):
     """One open storage, as a backend carries it.
 
     Attributes:
-        capabilities: what this driver declares; may depend on how it was opened.
+        capabilities: what this driver declares, from the moment when it is opened; may depend on how it was.
     """
 
     capabilities: frozenset[Capability] = frozenset()
@@ -138,6 +140,8 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """Insert documents with revision 1; each stands or falls alone, in the order given.
+
+        A driver that sends them in several writes raises `OutcomeUnknown` where a later one fails: some are stored.
 
         Returns:
             Those refused, each with the unique key that it breaks; a document that repeats an earlier one of the same
@@ -200,6 +204,7 @@ class Driver(abc.ABC):
         """Change declared fields of every document that matches; how many were changed.
 
         Atomic per document: a document is changed only if it matches at that moment, and its revision grows by one.
+        Where an error is raised, some of them may have been changed.
 
         Raises:
             UniqueViolation: a change breaks a declared unique key.

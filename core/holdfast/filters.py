@@ -57,7 +57,7 @@ Filter: TypeAlias = tuple[Comparison, ...]
 
 @attrs.frozen
 class Order:
-    """Sort by a declared field; null comes first, or last where ``descending``."""
+    """Sort by a declared field or the id; null comes first, or last where ``descending``. Equals come in any order."""
 
     field: str
     descending: bool = False
