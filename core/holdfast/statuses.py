@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.errors import InvalidArgument, shown
 from holdfast.filters import suggest
@@ -65,19 +65,26 @@ ENDED = frozenset({_T.COMPLETED, _T.BROKEN, _T.PRUNED})
 """Trials on which no more work is done."""
 
 
+S = TypeVar("S", TrialStatus, ExperimentStatus)
+
+
+def _named(kind: type[S], value: object, argument: str) -> S:
+    try:
+        return kind(value if isinstance(value, str) else "")
+    except ValueError:
+        known = [str(one) for one in kind]
+        raise InvalidArgument(
+            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(value, known)}"
+        ) from None
+
+
 def trial_status(value: object, argument: str = "status") -> TrialStatus:
     """The status that a value names.
 
     Raises:
         InvalidArgument: there is none; the message lists them.
     """
-    try:
-        return TrialStatus(value if isinstance(value, str) else "")
-    except ValueError:
-        known = [str(one) for one in TrialStatus]
-        raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(value, known)}"
-        ) from None
+    return _named(TrialStatus, value, argument)
 
 
 def experiment_status(value: object, argument: str = "status") -> ExperimentStatus:
@@ -86,10 +93,4 @@ def experiment_status(value: object, argument: str = "status") -> ExperimentStat
     Raises:
         InvalidArgument: there is none; the message lists them.
     """
-    try:
-        return ExperimentStatus(value if isinstance(value, str) else "")
-    except ValueError:
-        known = [str(one) for one in ExperimentStatus]
-        raise InvalidArgument(
-            f"{argument} must be one of {', '.join(known)}, not {shown(value)}.{suggest(value, known)}"
-        ) from None
+    return _named(ExperimentStatus, value, argument)
