@@ -606,7 +606,8 @@ class ReadOnlyStorage:
 
     def _count_checked(self, experiment: str, status: TrialStatus) -> int:
         total = self._count(experiment, status)
-        self._require_experiment(experiment)
+        if not total:
+            self._require_experiment(experiment)
         return total
 
     def best_trial(
