@@ -606,8 +606,7 @@ class ReadOnlyStorage:
 
     def _count_checked(self, experiment: str, status: TrialStatus) -> int:
         total = self._count(experiment, status)
-        if not total:
-            self._require_experiment(experiment)
+        self._require_experiment(experiment)
         return total
 
     def best_trial(
