@@ -204,10 +204,18 @@ class RawStore:
         return self._row(self._execute(_GET, (self._key(trial),)).fetchone())
 
     def count(self) -> int:
-        return int(self._execute(_COUNT, (self._experiment,)).fetchone()[0])
+        total = int(self._execute(_COUNT, (self._experiment,)).fetchone()[0])
+        self._check_experiment()
+        return total
 
     def count_each(self) -> object:
-        return dict(self._execute(_COUNT_EACH, (self._experiment,)).fetchall())
+        counts = dict(self._execute(_COUNT_EACH, (self._experiment,)).fetchall())
+        self._check_experiment()
+        return counts
+
+    def _check_experiment(self) -> None:
+        if not self._execute(_EXISTS, (self._experiment,)).fetchone()[0]:
+            raise LookupError("no such experiment")
 
     def fetch(self) -> list[Row]:
         row = self._row
