@@ -24,7 +24,7 @@ from holdfast.errors import (
     OutcomeUnknown,
     StorageDamaged,
 )
-from holdfast.schema import ALGORITHM_STATE_CHUNKS
+from holdfast.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -274,7 +274,7 @@ def test_another_thread_waits_for_the_lock(storage: Storage) -> None:
     with storage.acquire_algorithm_lock(experiment) as algorithm:
         waiting = threading.Thread(target=save, args=(storage, experiment, "second"))
         waiting.start()
-        wait_until(lambda: storage.driver.find(holdfast.schema.ALGORITHM_LOCKS)[0].body["successor"] is not None)
+        wait_until(lambda: storage.driver.find(ALGORITHM_LOCKS)[0].body["successor"] is not None)
         algorithm.set_state("first")
         assert waiting.is_alive()
     waiting.join(30)
@@ -606,3 +606,23 @@ def test_readers_see_whole_states_while_a_writer_changes_them(memory: Storage) -
     while not done.is_set():
         assert len(set(state_of(memory, experiment))) == 1
     writer.join(30)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, -1, float("inf")])
+def test_a_time_to_wait_is_not_negative(memory: Storage, wrong: float) -> None:
+    experiment = memory.create_experiment(name="waiting")
+    with pytest.raises(InvalidArgument, match="timeout must be finite and at least 0"):
+        memory.acquire_algorithm_lock(experiment, timeout=wrong)
+    with memory.acquire_algorithm_lock(experiment, timeout=0) as algorithm:
+        assert algorithm.locked
+
+
+def test_a_free_lock_that_is_left_to_another_says_so(memory: Storage) -> None:
+    experiment = memory.create_experiment(name="waiting")
+    memory.initialize_algorithm_lock(experiment)
+    memory.driver.patch(ALGORITHM_LOCKS, (), {"successor": "somebody"})
+    with (
+        pytest.raises(LockAcquisitionTimeout, match="it was left to somebody, who has waited longer"),
+        memory.acquire_algorithm_lock(experiment, timeout=0),
+    ):
+        pass

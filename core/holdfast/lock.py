@@ -361,7 +361,7 @@ class Acquisition:
         self._locks = locks
         self._experiment = experiment
         self._configuration = configuration
-        self._timeout = check_number("timeout", timeout, above=-1)
+        self._timeout = check_number("timeout", timeout, least=0)
         self._longest = (
             LONGEST_WAIT if retry_interval is None else check_number("retry_interval", retry_interval, above=0)
         )
@@ -464,10 +464,13 @@ class Acquisition:
             self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, equal(successor=holder), {"successor": None})
 
     def _refusal(self, document: Document) -> str:
-        body = document.body
-        held_by = body.get("holder") or f"nobody, but {body.get('successor')} is next"
+        holder, ttl = document.body.get("holder"), document.body.get("ttl")
+        age = self._locks.leases.age(document)
+        if holder is None:
+            why = f"it was left to {document.body.get('successor')}, who has waited longer"
+        else:
+            why = f"held by {holder} (last renewed {age:.1f} s ago, its lease is {ttl} s)"
         return (
-            f"the algorithm lock of experiment {self._experiment!r} was not free within {self._timeout:g} s: held by "
-            f"{held_by} (last renewed {self._locks.leases.age(document):.1f} s ago, its lease is {body.get('ttl')} s). "
-            f"Wait longer (timeout=…), or if that holder is gone for good: holdfast unlock"
+            f"the algorithm lock of experiment {self._experiment!r} was not free within {self._timeout:g} s: {why}. "
+            "Wait longer (timeout=…), or if that holder is gone for good: holdfast unlock"
         )

@@ -200,7 +200,7 @@ class ReadOnlyStorage:
         self._options: StorageOptions = {
             "lock_ttl": check_number("lock_ttl", lock_ttl, above=0),
             "heartbeat_timeout": check_number("heartbeat_timeout", heartbeat_timeout, above=0),
-            "retry_timeout": check_number("retry_timeout", retry_timeout, above=-1),
+            "retry_timeout": check_number("retry_timeout", retry_timeout, least=0),
         }
         self._waist = Waist(driver, retry_timeout=retry_timeout)
         self._owns_driver = True

@@ -57,8 +57,8 @@ def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: 
     return str.__str__(value)
 
 
-def check_number(label: str, value: object, *, above: float | None = None) -> float:
-    """A finite number (not a bool), greater than ``above`` where that is given.
+def check_number(label: str, value: object, *, above: float | None = None, least: float | None = None) -> float:
+    """A finite number (not a bool), greater than ``above`` or at least ``least`` where that is given.
 
     Raises:
         InvalidType: not a number.
@@ -66,10 +66,12 @@ def check_number(label: str, value: object, *, above: float | None = None) -> fl
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {shown(value)}")
-    number = _to_float(value)
-    if not isinstance(number, float) or not math.isfinite(number) or (above is not None and number <= above):
-        bound = "finite" if above is None else f"finite and greater than {above:g}"
-        raise InvalidArgument(f"{label} must be {bound}, not {shown(value)}")
+    number = _to_seconds(value)
+    finite = isinstance(number, float) and math.isfinite(number)
+    if not finite or (above is not None and number <= above) or (least is not None and number < least):
+        bound = "" if above is None else f" and greater than {above:g}"
+        bound += "" if least is None else f" and at least {least:g}"
+        raise InvalidArgument(f"{label} must be finite{bound}, not {shown(value)}")
     return number
 
 

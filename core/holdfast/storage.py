@@ -145,9 +145,6 @@ class Storage(ReadOnlyStorage):
     lost or undone.
     """
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def read_only(self) -> ReadOnlyStorage:
         """A view of this storage that has the reading verbs and nothing else; closing it closes nothing else."""
         view = ReadOnlyStorage(self.driver, **self._options)

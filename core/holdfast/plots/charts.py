@@ -36,15 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BLUE, SKY, ORANGE, VERMILLION, GREEN, PURPLE, GREY = (
-    "#0072B2",
-    "#56B4E9",
-    "#E69F00",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#8a8f98",
-)
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8a8f98"
 INK, FAINT = "#22262c", "#6b7280"
 
 MOST_CURVES = 400
