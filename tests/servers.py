@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn, Self, TypedDict
 from urllib.parse import quote
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
@@ -371,7 +372,7 @@ class SQLServer(Server):
     def create_database(self) -> str:
         """Create an empty database with a name of its own; returns its URL."""
         name = f"holdfast_test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name}")
+        self._execute_patiently(f"CREATE DATABASE {name}")
         return sa.make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
     def drop_database(self, url: str) -> None:
@@ -380,6 +381,15 @@ class SQLServer(Server):
         assert name is not None
         assert name.startswith("holdfast_test_"), f"{name} is not a database of the tests"
         self._drop(name)
+
+    def _execute_patiently(self, statement: str) -> None:
+        """Run a statement that the server refuses while its own background workers are in the database concerned."""
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(sa.exc.DBAPIError),
+            wait=tenacity.wait_fixed(0.5),
+            stop=tenacity.stop_after_attempt(10),
+            reraise=True,
+        )(self.execute, statement)
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run one statement outside a transaction; returns the rows, if any."""
@@ -464,7 +474,7 @@ class PostgreSQL(SQLServer):
         self._execute_as_superuser(f"CREATE DATABASE {DATABASE} OWNER {USER}")
 
     def _drop(self, database: str) -> None:
-        self.execute(f"DROP DATABASE {database} WITH (FORCE)")
+        self._execute_patiently(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
     def _execute_as_superuser(self, statement: str) -> list[tuple[object, ...]]:
         url = self._url_as(self._superuser, "postgres")
