@@ -7,6 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+import pytest
+
 from holdfast import Capability, Driver, Instant, Storage
 from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.memory import MemoryDriver
@@ -160,3 +162,9 @@ def in_threads(count: int, action: Callable[[int], T]) -> list[T]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def needs_clock(storage: Storage) -> None:
+    """Skip where silence is observed and not dated: a heartbeat of long ago is then as good as one of this moment."""
+    if Capability.SERVER_CLOCK not in storage.driver.capabilities:
+        pytest.skip("this backend has no clock that its users share")

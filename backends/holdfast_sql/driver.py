@@ -21,12 +21,7 @@ from holdfast.errors import (
 from holdfast.filters import Comparison, Filter, Order, matches
 from holdfast_sql.link import Conflict, Link, MissingTable
 from holdfast_sql.statements import Plan
-from holdfast_sql.tables import (
-    SCHEMA_ROW,
-    SCHEMA_TABLE,
-    build_schema_table,
-    tally_name,
-)
+from holdfast_sql.tables import ANNOUNCED, SCHEMA_ROW, Naming, build_schema_table, tally_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,15 +49,17 @@ class SQLDriver(Driver):
     has_tallies = True
     """Whether triggers keep counts."""
 
-    def __init__(self, flavour: Flavour, *, shown: str, read_only: bool) -> None:
+    def __init__(self, flavour: Flavour, *, shown: str, read_only: bool, naming: Naming | None = None) -> None:
         """Remember how to connect.
 
         Args:
             flavour: how statements are written.
             shown: the URL for messages, without its secrets.
             read_only: whether every write is refused.
+            naming: how tables are called; by default without a prefix.
         """
         self.flavour = flavour
+        self.naming = naming or Naming()
         self.shown = shown
         self.read_only = read_only
         self._metadata: MetaData | None = None
@@ -135,7 +132,7 @@ class SQLDriver(Driver):
         if plan is None or (plan.collection is not collection and plan.collection != collection):
             from sqlalchemy import MetaData
 
-            plan = Plan(collection, self.flavour, MetaData())
+            plan = Plan(collection, self.flavour, self.naming, MetaData())
             self._plans[collection.name] = plan
         return plan
 
@@ -174,29 +171,29 @@ class SQLDriver(Driver):
             )
         with self._exclusive(link):
             tables = self._tables(link)
-            stored = self._versions(link) if SCHEMA_TABLE in tables else None
+            stored = self._versions(link) if self.naming.schema in tables else None
             if self._is_complete(stored, schema, upgrade=upgrade):
                 return
             if stored is None:
-                taken = sorted(tables.intersection(one.name for one in schema.collections))
+                taken = sorted(tables.intersection(map(self.naming.table, self._names(schema))))
                 if taken:
                     raise StorageDamaged(
-                        f"{self.shown} has a table {taken[0]!r} already, and no {SCHEMA_TABLE!r}: it is not a Holdfast "
-                        "storage. Use another database, or rename that table"
+                        f"{self.shown} has a table {taken[0]!r} already, and no {self.naming.schema!r}: it is not a "
+                        "Holdfast storage. Use another database, or rename that table"
                     )
-            self._create(link, schema, tables)
+            self._create(link, schema, tables, stored)
 
     def _versions(self, link: Link) -> dict[str, int] | None:
         """The version of the schema and of each collection; None where there is no schema table."""
         try:
-            rows = link.read(f"SELECT name, version FROM {SCHEMA_TABLE}")  # noqa: S608  (a constant)
+            rows = link.read(f"SELECT name, version FROM {self._schema_table}")  # noqa: S608  (our own name)
         except MissingTable:
             return None
         return cast("dict[str, int]", dict(cast("list[tuple[str, int]]", rows)))
 
     def _is_complete(self, stored: dict[str, int] | None, schema: Schema, *, upgrade: bool) -> bool:
-        version = (stored or {}).get(SCHEMA_ROW)
-        if stored is None or version is None:
+        version = (stored or {}).get(SCHEMA_ROW, ANNOUNCED)
+        if stored is None or version == ANNOUNCED:
             return False
         if version > schema.version:
             raise SchemaMismatch(
@@ -214,26 +211,27 @@ class SQLDriver(Driver):
                 stored=version,
                 supported=schema.version,
             )
-        return all(collection.name in stored for collection in schema.collections)
+        return all(stored.get(collection.name, ANNOUNCED) != ANNOUNCED for collection in schema.collections)
 
-    def _create(self, link: Link, schema: Schema, tables: set[str]) -> None:
+    def _create(self, link: Link, schema: Schema, tables: set[str], stored: dict[str, int] | None) -> None:
         from sqlalchemy import MetaData
         from sqlalchemy.schema import CreateIndex, CreateTable
 
-        if SCHEMA_TABLE not in tables:
-            self._run(link, CreateTable(build_schema_table(self.flavour.types, MetaData())))
+        if stored is None:
+            self._run(link, CreateTable(build_schema_table(self.naming.schema, self.flavour.types, MetaData())))
+        self._announce(link, schema, stored or {})
         for collection in schema.collections:
             plan = self._plan(collection)
             table = plan.table
             added: set[str] = set()
-            if collection.name in tables:
-                added = {field.name for field in collection.fields} - self._columns(link, collection.name)
+            if table.name in tables:
+                added = {field.name for field in collection.fields} - self._columns(link, table.name)
                 for field in collection.fields:
                     if field.name in added:
                         self._add_column(link, plan, field.name)
             else:
                 self._run(link, CreateTable(table))
-            existing = self._indexes(link, collection.name)
+            existing = self._indexes(link, table.name)
             for index in plan.indexes():
                 if index.name not in existing:
                     self._run(link, CreateIndex(index))
@@ -241,8 +239,9 @@ class SQLDriver(Driver):
                 self._adopt(link, plan, added)
             if self.has_tallies:
                 for fields in plan.format.string_tallies:
-                    if tally_name(collection, fields) not in tables:
+                    if self.naming.tally(collection, fields) not in tables:
                         self._create_tally(link, plan, fields)
+                    self._record(link, tally_name(collection, fields), schema.version)
             self._record(link, collection.name, schema.version)
         self._record(link, SCHEMA_ROW, schema.version)
 
@@ -263,10 +262,29 @@ class SQLDriver(Driver):
                 values = [*plan.format.write(document), document.revision]
                 link.write(swap.sql, swap.arguments(values), risky=True)
 
+    def _names(self, schema: Schema) -> list[str]:
+        """What has a table: the collections, and the tallies where triggers keep them."""
+        found: list[str] = []
+        for one in schema.collections:
+            tallies = self._plan(one).format.string_tallies if self.has_tallies else ()
+            found += [one.name, *(tally_name(one, fields) for fields in tallies)]
+        return found
+
+    def _announce(self, link: Link, schema: Schema, stored: dict[str, int]) -> None:
+        """Record what will be created, so that nothing is there unrecorded even where creating is no transaction."""
+        rows = ", ".join(
+            f"('{name}', {ANNOUNCED:d})" for name in (*self._names(schema), SCHEMA_ROW) if name not in stored
+        )
+        if rows:
+            link.write(f"INSERT INTO {self._schema_table} (name, version) VALUES {rows}", ())  # noqa: S608
+
     def _record(self, link: Link, name: str, version: int) -> None:
-        sql = f"UPDATE {SCHEMA_TABLE} SET version = {version:d} WHERE name = '{name}'"  # noqa: S608  (our own names)
-        if not link.write(sql, ()):
-            link.write(f"INSERT INTO {SCHEMA_TABLE} (name, version) VALUES ('{name}', {version:d})", ())  # noqa: S608
+        link.write(f"UPDATE {self._schema_table} SET version = {version:d} WHERE name = '{name}'", ())  # noqa: S608
+
+    @property
+    def _schema_table(self) -> str:
+        mark = self.flavour.quotation_mark  # SQLAlchemy's own quoting would have to be imported first
+        return f"{mark}{self.naming.schema}{mark}"
 
     def _run(self, link: Link, element: ExecutableDDLElement) -> None:
         link.command(str(element.compile(dialect=self.flavour.dialect())))

@@ -30,7 +30,7 @@ from holdfast.errors import (
 )
 from holdfast.filters import equal
 from holdfast_sql.link import Conflict, MissingTable
-from holdfast_sql.server import ServerDriver, ServerLink, hosts, seconds
+from holdfast_sql.server import LONGEST_PAUSE, ServerDriver, ServerLink, hosts, seconds
 from holdfast_sql.statements import Flavour
 from holdfast_sql.tables import ColumnTypes
 
@@ -66,6 +66,7 @@ class MySQLFlavour(Flavour):
     """The SQL of MySQL and MariaDB."""
 
     guidance = "hint"
+    quotation_mark = "`"
 
     def __init__(self, *, mariadb: bool) -> None:
         """Choose the collation, which each of the two calls otherwise."""
@@ -150,8 +151,8 @@ class MySQLDriver(ServerDriver):
             ConfigurationError: the URL, the user, the password or the database is wrong.
             Unavailable: the server does not answer.
         """
-        timeout = seconds("statement_timeout", options["statement_timeout"])
-        super().__init__(MySQLFlavour(mariadb=True), url, read_only=read_only, statement_timeout=timeout)
+        super().__init__(MySQLFlavour(mariadb=True), url, options, read_only=read_only)
+        timeout = self.statement_timeout
         names, ports = hosts(url)
         if len(names) > 1:
             raise ConfigurationError(f"{url} names several hosts, and MySQL takes one")
@@ -185,13 +186,17 @@ class MySQLDriver(ServerDriver):
     def prepare(self, connection: pymysql.Connection[pymysql.cursors.Cursor]) -> None:
         """Set up a new session."""
         with connection.cursor() as cursor:
-            cursor.execute("SELECT version(), @@innodb_flush_log_at_trx_commit, @@max_allowed_packet")
-            version, flush, packet = cast("tuple[str, int, int]", cursor.fetchone())
+            cursor.execute(
+                "SELECT version(), @@innodb_flush_log_at_trx_commit, @@innodb_flush_method, @@max_allowed_packet"
+            )
+            version, flush, method, packet = cast("tuple[str, int, str | None, int]", cursor.fetchone())
             self._check_version(version)
-            self._durable = flush == 1
+            self._durable = flush == 1 and (method or "").lower() != "nosync"
             self.largest_statement = packet
             timeout = self.statement_timeout
             settings = ["sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"]
+            if self._mariadb:
+                settings.append(f"idle_transaction_timeout = {LONGEST_PAUSE}")
             if timeout:
                 settings.append(f"innodb_lock_wait_timeout = {max(1, round(timeout))}")
                 if self._mariadb:
@@ -277,7 +282,8 @@ class MySQLDriver(ServerDriver):
     @contextlib.contextmanager
     def _exclusive(self, link: Link) -> Iterator[None]:
         # Tables are created outside of transactions here, so a lock by name keeps others away.
-        name = "holdfast_" + hashlib.sha256(self.database.encode()).hexdigest()[:32]
+        storage = f"{self.database}\0{self.naming.prefix}"
+        name = "holdfast_" + hashlib.sha256(storage.encode()).hexdigest()[:32]
         wait = round(self.statement_timeout) or 3600
         if link.read("SELECT get_lock(%s, %s)", (name, wait))[0][0] != 1:
             raise Unavailable(f"{self.shown}: another process has been creating tables for {wait} s")

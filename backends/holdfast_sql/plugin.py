@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -32,6 +33,27 @@ def _open_mysql(url: StorageURL, options: Mapping[str, OptionValue], read_only: 
     from holdfast_sql.mysql import MySQLDriver
 
     return MySQLDriver(url, options, read_only)
+
+
+def _erase_sqlite(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    from holdfast_sql.sqlite import erase
+
+    del options
+    erase(url)
+
+
+def _erase_postgresql(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    from holdfast_sql.postgresql import PostgreSQLDriver
+
+    with contextlib.closing(PostgreSQLDriver(url, options, read_only=False)) as driver:
+        driver.erase()
+
+
+def _erase_mysql(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    from holdfast_sql.mysql import MySQLDriver
+
+    with contextlib.closing(MySQLDriver(url, options, read_only=False)) as driver:
+        driver.erase()
 
 
 def _unknown(type_: str, fields: Mapping[str, object], known: tuple[str, ...]) -> None:
@@ -74,6 +96,11 @@ def _server_url(type_: str, scheme: str) -> Callable[[Mapping[str, object]], str
     return build
 
 
+_PREFIX = Option(
+    name="prefix",
+    default="",
+    help="what the names of all tables begin with; storages of different prefixes share a database without noticing",
+)
 _CONNECT_TIMEOUT = Option(
     name="connect_timeout", kind=float, default=10.0, help="how long to wait for a connection, in seconds"
 )
@@ -116,6 +143,8 @@ def holdfast_backends() -> list[Backend]:
             ),
             example="sqlite:///hpo.db",
             url=_sqlite_url,
+            level=3,
+            erase=_erase_sqlite,
         ),
         Backend(
             name="postgresql",
@@ -123,6 +152,7 @@ def holdfast_backends() -> list[Backend]:
             description="a PostgreSQL server",
             open=_open_postgresql,
             options=(
+                _PREFIX,
                 _CONNECT_TIMEOUT,
                 _STATEMENT_TIMEOUT,
                 Option(name="sslmode", help="as in libpq: disable, prefer, require, verify-ca, verify-full"),
@@ -135,6 +165,8 @@ def holdfast_backends() -> list[Backend]:
             extra="holdfast[postgresql]",
             example="postgresql+psycopg://user:password@host:5432/database",
             url=_server_url("postgresql", "postgresql+psycopg"),
+            level=4,
+            erase=_erase_postgresql,
         ),
         Backend(
             name="mysql",
@@ -142,6 +174,7 @@ def holdfast_backends() -> list[Backend]:
             description="a MySQL or MariaDB server",
             open=_open_mysql,
             options=(
+                _PREFIX,
                 _CONNECT_TIMEOUT,
                 _STATEMENT_TIMEOUT,
                 Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
@@ -158,5 +191,7 @@ def holdfast_backends() -> list[Backend]:
             extra="holdfast[mysql]",
             example="mysql+pymysql://user:password@host:3306/database",
             url=_server_url("mysql", "mysql+pymysql"),
+            level=4,
+            erase=_erase_mysql,
         ),
     ]

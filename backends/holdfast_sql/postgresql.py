@@ -21,9 +21,9 @@ from holdfast.errors import (
     Unavailable,
 )
 from holdfast_sql.link import Conflict, MissingTable
-from holdfast_sql.server import ServerDriver, ServerLink, hosts, seconds
+from holdfast_sql.server import LONGEST_PAUSE, ServerDriver, ServerLink, hosts, seconds
 from holdfast_sql.statements import Flavour
-from holdfast_sql.tables import ColumnTypes, short_name, tally_name
+from holdfast_sql.tables import ColumnTypes, tally_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ SHARDS = 32
 """Each group of a tally has so many rows; a session adds to one of them, so that few wait for each other."""
 _ROWS = 1000
 """So many rows are inserted by one statement."""
-_SETUP_LOCK = 0x686F6C6466617374
+_TRIGGER_EVENTS = ("insert", "update", "delete")
 
 
 class PostgreSQLFlavour(Flavour):
@@ -147,12 +147,7 @@ class PostgreSQLDriver(ServerDriver):
             ConfigurationError: the URL, the user, the password or the database is wrong.
             Unavailable: the server does not answer.
         """
-        super().__init__(
-            PostgreSQLFlavour(),
-            url,
-            read_only=read_only,
-            statement_timeout=seconds("statement_timeout", options["statement_timeout"]),
-        )
+        super().__init__(PostgreSQLFlavour(), url, options, read_only=read_only)
         names, ports = hosts(url)
         patience = max(1, round(seconds("connect_timeout", options["connect_timeout"])))
         arguments: dict[str, object] = {
@@ -188,13 +183,14 @@ class PostgreSQLDriver(ServerDriver):
         timeout = str(round(self.statement_timeout * 1000))
         row = connection.execute(
             "SELECT set_config('statement_timeout', %s, false), "
+            "set_config('idle_in_transaction_session_timeout', %s, false), "
             "set_config('default_transaction_isolation', 'read committed', false), "
             "set_config('default_transaction_read_only', %s, false), "
-            "current_setting('synchronous_commit'), current_setting('server_encoding')",
-            (timeout, "on" if self.read_only else "off"),
+            "current_setting('synchronous_commit'), current_setting('fsync'), current_setting('server_encoding')",
+            (timeout, str(LONGEST_PAUSE * 1000), "on" if self.read_only else "off"),
         ).fetchone()
-        synchronous, encoding = cast("tuple[str, str, str, str, str]", row)[3:]
-        self._durable = synchronous != "off"
+        synchronous, flushed, encoding = cast("tuple[str, ...]", row)[4:]
+        self._durable = synchronous != "off" and flushed == "on"
         if connection.info.server_version < OLDEST * 10000:
             raise ConfigurationError(
                 f"{self.shown}: Holdfast needs PostgreSQL {OLDEST} or newer, and this is "
@@ -265,7 +261,7 @@ class PostgreSQLDriver(ServerDriver):
         kinds = plan.format.kinds
         arrays = ", ".join(f"%s::{_ARRAYS.get(_kind(kinds, column.name), 'text')}[]" for column in columns)
         numbers = tuple(place for place, column in enumerate(columns) if kinds.get(column.name) == "number")
-        table = quote(plan.collection.name)
+        table = quote(plan.table.name)
         return f"INSERT INTO {table} ({listed}) SELECT * FROM unnest({arrays})", numbers  # noqa: S608
 
     def _claim(
@@ -293,7 +289,7 @@ class PostgreSQLDriver(ServerDriver):
     @contextlib.contextmanager
     def _exclusive(self, link: Link) -> Iterator[None]:
         with link.atomic():
-            link.read("SELECT pg_advisory_xact_lock(%s)", (_SETUP_LOCK,))
+            link.read("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self.naming.schema,))
             yield
 
     def _tables(self, link: Link) -> set[str]:
@@ -317,10 +313,12 @@ class PostgreSQLDriver(ServerDriver):
     def _create_tally(self, link: Link, plan: Plan, fields: tuple[str, ...]) -> None:
         collection = plan.collection
         quote = self.flavour.dialect().identifier_preparer.quote
-        table, tally = quote(collection.name), quote(tally_name(collection, fields))
+        table, tally = quote(plan.table.name), quote(self.naming.tally(collection, fields))
         names = [quote(name) for name in fields]
         listed = ", ".join(names)
-        trigger = short_name("tr", collection.name, *fields)
+        triggers = {
+            event: quote(self.naming.trigger(tally_name(collection, fields), event)) for event in _TRIGGER_EVENTS
+        }
         columns = ", ".join(f'{name} VARCHAR(255) COLLATE "C" NOT NULL' for name in names)
         complete = " AND ".join(f"change.{name} IS NOT NULL" for name in names)
         changed = ", ".join(f"change.{name}" for name in names)
@@ -347,23 +345,34 @@ class PostgreSQLDriver(ServerDriver):
             "delete": {"sum": "-count(*)", "source": "old_rows", "names": "", "group": f"GROUP BY {changed} "},
             "update": {"sum": "change.step", "source": values, "names": f"({listed}, step) ", "group": ""},
         }.items():
-            link.command(body.format(name=f"{trigger}_{event}", **parts))
+            link.command(body.format(name=triggers[event], **parts))
         link.command(
-            f"CREATE TRIGGER {trigger}_insert AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {trigger}_insert()"
+            f"CREATE TRIGGER {triggers['insert']} AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {triggers['insert']}()"
         )
         link.command(
-            f"CREATE TRIGGER {trigger}_delete AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {trigger}_delete()"
+            f"CREATE TRIGGER {triggers['delete']} AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {triggers['delete']}()"
         )
         link.command(
-            f"CREATE TRIGGER {trigger}_update AFTER UPDATE OF {listed} ON {table} FOR EACH ROW "
-            f"WHEN (({old}) IS DISTINCT FROM ({new})) EXECUTE FUNCTION {trigger}_update()"
+            f"CREATE TRIGGER {triggers['update']} AFTER UPDATE OF {listed} ON {table} FOR EACH ROW "
+            f"WHEN (({old}) IS DISTINCT FROM ({new})) EXECUTE FUNCTION {triggers['update']}()"
         )
         kept = " AND ".join(f"{name} IS NOT NULL" for name in names)
         link.command(
             f"INSERT INTO {tally} SELECT {listed}, 0, count(*) FROM {table} WHERE {kept} GROUP BY {listed}"  # noqa: S608
         )
+
+    def _drop_functions(self, link: Link, names: Sequence[str]) -> None:
+        triggers: list[Cell] = [self.naming.trigger(name, event) for name in names for event in _TRIGGER_EVENTS]
+        functions = link.read(
+            "SELECT routine_name FROM information_schema.routines WHERE routine_schema = current_schema() "
+            "AND data_type = 'trigger' AND routine_name = ANY(%s)",
+            (triggers,),
+        )
+        quote = self.flavour.dialect().identifier_preparer.quote
+        for (name,) in functions:
+            link.command(f"DROP FUNCTION {quote(cast('str', name))}()")
 
 
 def _kind(kinds: Mapping[str, Kind], column: str) -> Kind:

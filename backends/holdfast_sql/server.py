@@ -12,22 +12,31 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 from urllib.parse import unquote
 
+import attrs
+
 from holdfast.driver import Instant
-from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageClosed, Unavailable
+from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageClosed, Unavailable, shown
 from holdfast_sql.driver import SQLDriver
 from holdfast_sql.link import Link
+from holdfast_sql.tables import SCHEMA_ROW, Naming
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from holdfast.plugins import OptionValue
     from holdfast.url import StorageURL
     from holdfast_sql.statements import Condition, Flavour, Parameter, Plan
     from holdfast_sql.tables import Row
+
+LONGEST_PAUSE = 10
+"""Seconds between two statements of one transaction after which the server ends it: its client is cut off or paused."""
 
 _CLOCK_AGE = 60.0
 _CLOCK_SAMPLES = 3
 _FORK_PATIENCE = 5.0
 _RETRY = (0.0005, 0.004)
+_LONGEST_PREFIX = 30
+_PREFIX = re.compile(rf"[a-z0-9_]{{0,{_LONGEST_PREFIX}}}")
 
 
 class Cursor(Protocol):
@@ -228,17 +237,19 @@ class ServerDriver(SQLDriver):
     clock_query = ""
     """Asks the server for its time, in seconds."""
 
-    def __init__(self, flavour: Flavour, url: StorageURL, *, read_only: bool, statement_timeout: float) -> None:
+    def __init__(
+        self, flavour: Flavour, url: StorageURL, options: Mapping[str, OptionValue], *, read_only: bool
+    ) -> None:
         """Take the URL apart.
 
         Raises:
-            ConfigurationError: it names no database.
+            ConfigurationError: it names no database, or an option has a value that it cannot have.
         """
         self._secret = url.password or ""
         self.database = url.path.strip("/")
         if not self.database:
             raise ConfigurationError(f"{url} names no database; write {url.scheme}://user:password@host/database")
-        self.statement_timeout = statement_timeout
+        self.statement_timeout = seconds("statement_timeout", options["statement_timeout"])
         self.largest_statement: int | None = None
         self._offset: float | None = None
         self._measured = 0.0
@@ -246,7 +257,10 @@ class ServerDriver(SQLDriver):
         self._clock_mutex = threading.Lock()
         self._changed = threading.Condition()
         self._opening, self._is_forking = 0, False
-        super().__init__(flavour, shown=str(url), read_only=read_only)
+        naming = Naming(_prefix(options["prefix"]))
+        if naming.prefix:
+            url = attrs.evolve(url, query={**url.query, "prefix": naming.prefix})
+        super().__init__(flavour, shown=str(url), read_only=read_only, naming=naming)
 
     def without_secrets(self, error: BaseException) -> str:
         """The text of an error, on one line."""
@@ -323,6 +337,32 @@ class ServerDriver(SQLDriver):
         time.sleep(random.uniform(*_RETRY))  # noqa: S311
         return True
 
+    def erase(self) -> None:
+        """Drop the tables of this storage, and what was created with them; whatever else is there stays.
+
+        One transaction on PostgreSQL. On MySQL, where a call was cut short, the next one drops the rest.
+
+        Raises:
+            StorageError: something else depends on a table, such as a view or a foreign key.
+        """
+        link = self._link()
+        with self._exclusive(link):
+            tables = self._tables(link)
+            stored = self._versions(link) if self.naming.schema in tables else None
+            if stored is None:
+                return
+            names = sorted(stored.keys() - {SCHEMA_ROW})
+            existing = sorted(tables.intersection(map(self.naming.table, names)))
+            if existing:
+                quote = self.flavour.dialect().identifier_preparer.quote
+                link.command(f"DROP TABLE {', '.join(map(quote, existing))}")
+            self._drop_functions(link, names)
+            # It names the others, and MariaDB drops what it can of a list even where it fails.
+            link.command(f"DROP TABLE {self._schema_table}")
+
+    def _drop_functions(self, link: Link, names: Sequence[str]) -> None:
+        """Drop what tallies of these names have besides tables and triggers."""
+
     def _patience(self) -> float:
         """When to give up waiting for others, on the monotonic clock."""
         return time.monotonic() + (self.statement_timeout or float("inf"))
@@ -337,6 +377,16 @@ def seconds(name: str, value: object) -> float:
     given = float(cast("float", value))
     if given < 0:
         raise ConfigurationError(f"option {name!r} must be 0 seconds or more, not {given:g}")
+    return given
+
+
+def _prefix(value: object) -> str:
+    given = str(value or "")
+    # Capitals are refused because MySQL does not tell table names apart by them on every system.
+    if not _PREFIX.fullmatch(given):
+        raise ConfigurationError(
+            f"option 'prefix' takes at most {_LONGEST_PREFIX} of the characters a-z 0-9 _, not {shown(given)}"
+        )
     return given
 
 

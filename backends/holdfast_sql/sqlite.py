@@ -8,7 +8,6 @@ import functools
 import math
 import os
 import random
-import re
 import sqlite3
 import sys
 import time
@@ -29,10 +28,11 @@ from holdfast.errors import (
     StorageReadOnly,
     Unavailable,
 )
+from holdfast.files import NETWORK_FILE_SYSTEMS, boot_clock, file_system, path_of
 from holdfast_sql.driver import SQLDriver
 from holdfast_sql.link import Conflict, Link, MissingTable
 from holdfast_sql.statements import Flavour
-from holdfast_sql.tables import ColumnTypes, short_name, tally_name
+from holdfast_sql.tables import SCHEMA_TABLE, ColumnTypes, tally_name
 
 if sys.platform == "win32":
     fcntl = None
@@ -55,13 +55,6 @@ if TYPE_CHECKING:
 
 OLDEST = (3, 35, 0)
 """The first release with RETURNING."""
-NETWORK_FILE_SYSTEMS = frozenset(
-    (
-        *("9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
-        *("orangefs", "pvfs2", "smb2", "smb3", "smbfs"),
-        *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
-    )
-)
 # All in seconds, and measured with four processes that claim as fast as they can.
 _WAIT = (0.0003, 0.0006)
 """Between two attempts of the one at the gate to get the write lock."""
@@ -469,6 +462,8 @@ class SQLiteLink(Link):
         if code is None:
             if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
                 return StorageClosed(f"the storage {shown} is closed")
+            if str(error).startswith("Could not decode to UTF-8"):
+                return StorageDamaged(f"{shown} holds a text that is none: restore the file from a backup")
             if isinstance(error, (sqlite3.Error, OverflowError, UnicodeError)):
                 return InvalidArgument(f"SQLite cannot store a value: {error}")
             return StorageError(f"{shown}: {error}")
@@ -531,7 +526,7 @@ class SQLiteDriver(SQLDriver):
         self._held: list[SQLiteLink] = []
         self._is_quiet = True
         self.is_forking = False
-        self._boot = None if self.network else _boot_clock()
+        self._boot = None if self.network else boot_clock()
         capabilities = {Capability.SHARED, Capability.TRANSACTIONS}
         if self.durable:
             capabilities.add(Capability.DURABLE)
@@ -560,7 +555,11 @@ class SQLiteDriver(SQLDriver):
                 f"{self.path} was in the middle of a transaction when this process was forked, and SQLite's locks do "
                 "not survive that: start worker processes with the spawn method, or fork outside of transactions"
             )
-        if not Path(self.path).exists():
+        try:
+            exists = Path(self.path).exists()
+        except OSError as error:  # such as a name that is too long
+            raise ConfigurationError(f"{self.shown} cannot be opened: {error.strerror}") from error
+        if not exists:
             folder = Path(self.path).parent
             if not folder.is_dir():
                 raise ConfigurationError(f"{self.shown}: there is no folder {str(folder)!r}; create it first")
@@ -687,7 +686,7 @@ class SQLiteDriver(SQLDriver):
     def _create_tally(self, link: Link, plan: Plan, fields: tuple[str, ...]) -> None:
         collection = plan.collection
         quoted = self.flavour.dialect().identifier_preparer.quote
-        table, tally = quoted(collection.name), quoted(tally_name(collection, fields))
+        table, tally = quoted(plan.table.name), quoted(self.naming.tally(collection, fields))
         names = [quoted(name) for name in fields]
         listed = ", ".join(names)
 
@@ -709,14 +708,14 @@ class SQLiteDriver(SQLDriver):
         gone = " AND ".join(f"{name} = old.{name}" for name in names)
         columns = ", ".join(f"{name} VARCHAR(255) NOT NULL" for name in names)
         link.command(f"CREATE TABLE {tally} ({columns}, total BIGINT NOT NULL, PRIMARY KEY ({listed})) WITHOUT ROWID")
-        trigger = short_name("tr", collection.name, *fields)
-        link.command(f"CREATE TRIGGER {trigger}_insert AFTER INSERT ON {table} BEGIN {add('new')} END")
+        trigger = functools.partial(self.naming.trigger, tally_name(collection, fields))
+        link.command(f"CREATE TRIGGER {quoted(trigger('insert'))} AFTER INSERT ON {table} BEGIN {add('new')} END")
         link.command(
-            f"CREATE TRIGGER {trigger}_update AFTER UPDATE OF {listed} ON {table} WHEN {changed} "
+            f"CREATE TRIGGER {quoted(trigger('update'))} AFTER UPDATE OF {listed} ON {table} WHEN {changed} "
             f"BEGIN {take('old')} {add('new')} END"
         )
         link.command(
-            f"CREATE TRIGGER {trigger}_delete AFTER DELETE ON {table} "  # noqa: S608
+            f"CREATE TRIGGER {quoted(trigger('delete'))} AFTER DELETE ON {table} "  # noqa: S608
             f"BEGIN {take('old')} DELETE FROM {tally} WHERE {gone} AND total = 0; END"
         )
         link.command(
@@ -726,51 +725,52 @@ class SQLiteDriver(SQLDriver):
 
 
 def _path(url: StorageURL) -> str:
-    if url.host is not None or url.username is not None:
-        raise ConfigurationError(
-            f"{url} names a host, and SQLite has none; write sqlite:///relative.db or sqlite:////absolute.db"
-        )
-    path = url.path[1:]
-    if path == ":memory:":
+    if url.path == "/:memory:":
         raise ConfigurationError(
             f"{url}: an SQLite database in memory belongs to a single connection; use memory:// instead"
         )
-    if not path or path.endswith("/"):
-        raise ConfigurationError(f"{url} names no file; write sqlite:///relative.db or sqlite:////absolute.db")
-    return str(((url.base or Path()) / Path(path).expanduser()).resolve())
+    return path_of(url, ".db")
+
+
+def erase(url: StorageURL) -> None:
+    """Remove the file of a storage, and those that belong to it; that there is none is fine.
+
+    Raises:
+        ConfigurationError: the URL names no file.
+        StorageDamaged: the file is there, and it is no Holdfast storage.
+        StorageReadOnly: this user may not remove it.
+    """
+    path = Path(_path(url))
+    if path.is_dir():
+        raise ConfigurationError(f"{url}: {str(path)!r} is a folder; name a file in it")
+    if path.exists() and not _may_be_storage(path):
+        raise StorageDamaged(f"{path} is not a Holdfast storage, so it stays; remove it yourself if you mean it")
+    # The database goes first: SQLite takes nothing from a log that stands beside an empty one.
+    for suffix in ("", "-wal", "-shm", "-journal", "-gate"):
+        try:
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise StorageReadOnly(f"{path}{suffix} cannot be removed: {error.strerror}") from error
+
+
+def _may_be_storage(path: Path) -> bool:
+    """Whether a file is an SQLite database that is empty, or damaged, or has the tables of Holdfast."""
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=0, uri=True)
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        return getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_NOTADB
+    finally:
+        if connection is not None:
+            connection.close()
+    return not tables or SCHEMA_TABLE in tables
 
 
 def _is_busy(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (5, 6)
-
-
-def _boot_clock() -> str | None:
-    """The id of this boot of the machine; None where there is none, or no clock that counts from it."""
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        return None
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-
-
-def file_system(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
-    """The kind of file system that a path is on; None where that cannot be told."""
-    try:
-        lines = Path(mounts).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    best, kind = "", None
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        parts = fields.split(" ")
-        if len(parts) < 5 or not rest:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), parts[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, rest.split(" ")[0]
-    return kind
 
 
 _flavour = SQLiteFlavour()

@@ -16,7 +16,7 @@ from holdfast.codec import dumps
 from holdfast.driver import Increment
 from holdfast.errors import InvalidQuery
 from holdfast.filters import Comparison, Order
-from holdfast_sql.tables import Cell, RowFormat, build_table, index_name, tally_name, unique_name
+from holdfast_sql.tables import Cell, RowFormat, build_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from holdfast.driver import Changes
     from holdfast.filters import Filter, Operator
     from holdfast.schema import Collection, Kind
-    from holdfast_sql.tables import ColumnTypes
+    from holdfast_sql.tables import ColumnTypes, Naming
 
 Parameter: TypeAlias = "Cell | list[Cell]"
 ShapeOne: TypeAlias = tuple[str, str, object, int]
@@ -89,12 +89,14 @@ class Flavour(abc.ABC):
             asking for a range of one value, which only that index has in order.
         lacks_statistics: whether the planner chooses without knowing the data, so that an order must be hidden from it
             (by a unary plus) where another index is better.
+        quotation_mark: what stands around a name.
         types: what columns are made of.
     """
 
     booleans_are_integers: bool = True
     guidance: Literal["none", "hint", "range"] = "none"
     lacks_statistics: bool = False
+    quotation_mark: str = '"'
     types: ColumnTypes
 
     @abc.abstractmethod
@@ -123,29 +125,33 @@ class Flavour(abc.ABC):
 class Plan:
     """All that is known of one collection: its rows, its table, and the statements compiled so far."""
 
-    def __init__(self, collection: Collection, flavour: Flavour, metadata: MetaData) -> None:
+    def __init__(self, collection: Collection, flavour: Flavour, naming: Naming, metadata: MetaData) -> None:
         self.collection = collection
         self.flavour = flavour
+        self.naming = naming
         self.format = RowFormat(collection, booleans_are_integers=flavour.booleans_are_integers)
         self._kinds: dict[str, Kind] = {**self.format.kinds, "id": "string", "revision": "integer"}
         self._metadata = metadata
         self._table: Table | None = None
         self._statements: dict[object, Statement] = {}
-        self.unique_names = {unique_name(collection, key): key for key in collection.unique}
+        self.unique_names = {naming.unique(collection, key): key for key in collection.unique}
 
     @property
     def table(self) -> Table:
         """SQLAlchemy's table."""
         if self._table is None:
-            self._table = build_table(self.collection, self.flavour.types, self._metadata)
+            name = self.naming.table(self.collection.name)
+            self._table = build_table(name, self.collection, self.flavour.types, self._metadata)
         return self._table
 
     def indexes(self) -> list[Index]:
         """The indexes of the table, unique ones first."""
-        collection, flavour = self.collection, self.flavour
-        found = [flavour.index(unique_name(collection, key), self.table, key, unique=True) for key in collection.unique]
+        collection, flavour, naming = self.collection, self.flavour, self.naming
+        found = [
+            flavour.index(naming.unique(collection, key), self.table, key, unique=True) for key in collection.unique
+        ]
         for fields in collection.indexes:
-            found.append(flavour.index(index_name(collection, fields), self.table, fields, unique=False))
+            found.append(flavour.index(naming.index(collection, fields), self.table, fields, unique=False))
         return found
 
     # Filters
@@ -292,7 +298,7 @@ class Plan:
         if index is None:
             found = statement.where(*self._where(shape, names)).order_by(*self._order(order))
         elif guidance == "hint":
-            name = self.flavour.dialect().identifier_preparer.quote(index_name(self.collection, index))
+            name = self.flavour.dialect().identifier_preparer.quote(self.naming.index(self.collection, index))
             found = statement.with_hint(self.table, f"FORCE INDEX ({name})")
             found = found.where(*self._where(shape, names)).order_by(*self._order(order))
         else:
@@ -303,9 +309,14 @@ class Plan:
         return found.suffix_with(suffix)
 
     def _index_for(self, shape: Shape, order: Sequence[Order]) -> tuple[str, ...] | None:
-        """The index that has two or more fields asked for equality, followed by those of the order."""
+        """The index that has two or more fields asked for equality, followed by those of the order.
+
+        An id at the end of the order only decides between equals, which no index need do.
+        """
         equal = {field for field, operator, of, _ in shape if operator == "=" and of is not type(None)}
         wanted = tuple(one.field for one in order)
+        if wanted[-1:] == ("id",):
+            wanted = wanted[:-1]
         if not wanted or len({one.descending for one in order}) > 1:
             return None
         for index in self.collection.indexes:
@@ -548,7 +559,7 @@ class Plan:
         from sqlalchemy import Table as SQLTable
 
         return SQLTable(
-            tally_name(self.collection, fields),
+            self.naming.tally(self.collection, fields),
             MetaData(),
             *(Column(name, self.table.c[name].type) for name in fields),
             Column("total", self.table.c.revision.type),

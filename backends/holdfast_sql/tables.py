@@ -6,6 +6,8 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import attrs
+
 from holdfast.codec import dumps, loads
 from holdfast.driver import Document
 from holdfast.errors import InvalidArgument
@@ -28,7 +30,9 @@ STRING_LENGTH = 255
 TIME_LENGTH = 32
 SCHEMA_TABLE = "holdfast_schema"
 SCHEMA_ROW = "schema"
-"""The row of the schema table that holds the version; each other row is named after the collection that exists."""
+"""The row of the schema table that holds the version; each other row is named after a table, without its prefix."""
+ANNOUNCED = -1
+"""The version of what is not there yet, or not wholly."""
 RESERVED = frozenset({"id", "revision", "body"})
 
 _TYPES: dict[Kind, tuple[type, ...]] = {
@@ -45,26 +49,52 @@ _KNOWN_SIGNATURES = 4096
 
 
 def short_name(*parts: str) -> str:
-    """A name for an index, a constraint or a trigger that fits everywhere (PostgreSQL cuts at 63 bytes)."""
+    """A name that fits everywhere (PostgreSQL cuts at 63 bytes)."""
     name = "_".join(parts)
     if len(name) <= 60:
         return name
     return f"{name[:51]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def unique_name(collection: Collection, key: Sequence[str]) -> str:
-    """How the index of a unique key is called."""
-    return short_name("uq", collection.name, *key)
-
-
-def index_name(collection: Collection, fields: Sequence[str]) -> str:
-    """How an index is called."""
-    return short_name("ix", collection.name, *fields)
-
-
 def tally_name(collection: Collection, fields: Sequence[str]) -> str:
-    """How the table is called that keeps the counts of documents by these fields."""
+    """How the table that keeps the counts of documents by these fields is called, without a prefix."""
     return short_name(collection.name, "tally", *fields)
+
+
+@attrs.frozen
+class Naming:
+    """What the tables of a storage are called in its database, and what belongs to them.
+
+    Attributes:
+        prefix: what all these names begin with; one for each storage of a database.
+    """
+
+    prefix: str = ""
+
+    @property
+    def schema(self) -> str:
+        """The table that records the version of the schema."""
+        return self.table(SCHEMA_TABLE)
+
+    def table(self, name: str) -> str:
+        """The table of the collection, or of the tally, of this name."""
+        return short_name(self.prefix + name)
+
+    def tally(self, collection: Collection, fields: Sequence[str]) -> str:
+        """The table that keeps the counts of documents by these fields."""
+        return self.table(tally_name(collection, fields))
+
+    def unique(self, collection: Collection, key: Sequence[str]) -> str:
+        """The index of a unique key."""
+        return short_name(f"{self.prefix}uq", collection.name, *key)
+
+    def index(self, collection: Collection, fields: Sequence[str]) -> str:
+        """An index."""
+        return short_name(f"{self.prefix}ix", collection.name, *fields)
+
+    def trigger(self, tally: str, event: str) -> str:
+        """The trigger, and the function that it may call, that keeps a tally of this name up to date after an event."""
+        return short_name(self.prefix + tally, event)
 
 
 class ColumnTypes:
@@ -115,13 +145,13 @@ class ColumnTypes:
         return self.text()
 
 
-def build_table(collection: Collection, types: ColumnTypes, metadata: MetaData) -> Table:
+def build_table(name: str, collection: Collection, types: ColumnTypes, metadata: MetaData) -> Table:
     """The table of a collection, without its indexes (dialects differ there)."""
     from sqlalchemy import BigInteger, Column, Table
 
     options: dict[str, Any] = dict(types.table_options)
     return Table(
-        collection.name,
+        name,
         metadata,
         Column("id", types.string(ID_LENGTH), primary_key=True),
         Column("revision", BigInteger(), nullable=False),
@@ -131,13 +161,13 @@ def build_table(collection: Collection, types: ColumnTypes, metadata: MetaData) 
     )
 
 
-def build_schema_table(types: ColumnTypes, metadata: MetaData) -> Table:
+def build_schema_table(name: str, types: ColumnTypes, metadata: MetaData) -> Table:
     """The table that records the version of the schema."""
     from sqlalchemy import BigInteger, Column, Table
 
     options: dict[str, Any] = dict(types.table_options)
     return Table(
-        SCHEMA_TABLE,
+        name,
         metadata,
         Column("name", types.string(STRING_LENGTH), primary_key=True),
         Column("version", BigInteger(), nullable=False),

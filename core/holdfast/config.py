@@ -34,6 +34,7 @@ from holdfast.url import StorageURL
 
 if TYPE_CHECKING:
     from holdfast.driver import Driver
+    from holdfast.schema import Schema
 
 DEFAULT_URL = "sqlite:///holdfast.db"
 URL_VARIABLE = "HOLDFAST_STORAGE"
@@ -167,7 +168,9 @@ def find_settings(url: object = None, profile: str | None = None) -> Settings:
     return Settings(url=StorageURL.parse(DEFAULT_URL), options={}, source="the default")
 
 
-def open_driver(settings: Settings, *, read_only: bool = False, upgrade: bool = False) -> tuple[Driver, StorageOptions]:
+def open_driver(
+    settings: Settings, *, read_only: bool = False, upgrade: bool = False, schema: Schema = SCHEMA
+) -> tuple[Driver, StorageOptions]:
     """Open the driver of these settings with its collections in place, and sort out the options of the storage.
 
     Raises:
@@ -194,7 +197,7 @@ def open_driver(settings: Settings, *, read_only: bool = False, upgrade: bool = 
     options = cast("StorageOptions", {name: _number(name, value) for name, value in own.items()})
     driver = backend.connect(attrs.evolve(settings.url, query=query), rest, read_only=read_only)
     try:
-        driver.setup(SCHEMA, upgrade=upgrade)
+        driver.setup(schema, upgrade=upgrade)
     except BaseException:
         driver.close()
         raise

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import datetime
 
     from holdfast.codec import Plain
-    from holdfast.driver import Document, Driver
+    from holdfast.driver import Document
     from holdfast.filters import Filter
+    from holdfast.waist import Waist
 
 _WATCHED = 10_000
 
@@ -41,9 +42,9 @@ else:  # pragma: no cover - systems without it
 class Leases:
     """Stamps signs of life, and tells how old they are."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._shared = Capability.SERVER_CLOCK in driver.capabilities
+    def __init__(self, waist: Waist) -> None:
+        self._waist = waist
+        self._shared = Capability.SERVER_CLOCK in waist.driver.capabilities
         self._seen: OrderedDict[str, tuple[object, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -51,7 +52,7 @@ class Leases:
         """The fields ``clock`` and ``beat`` of a sign of life that is given now."""
         if not self._shared:
             return {"clock": None, "beat": None}
-        now = self._driver.now()
+        now = self._waist.now()
         return {"clock": now.clock, "beat": now.seconds}
 
     def stamp_at(self, moment: datetime.datetime | None) -> dict[str, Plain]:
@@ -67,7 +68,7 @@ class Leases:
         """Filters that between them find all documents that gave no sign of life for so long, and perhaps others."""
         if not self._shared:
             return [()]
-        now = self._driver.now()
+        now = self._waist.now()
         expired = Comparison("beat", "<", now.seconds - timeout)
         return [(Comparison("clock", "!=", now.clock),), (Comparison("clock", "=", now.clock), expired)]
 
@@ -77,7 +78,7 @@ class Leases:
         if body.get("heartbeat") is None:
             return math.inf
         if self._shared and body.get("clock") is not None:
-            now = self._driver.now()
+            now = self._waist.now()
             if now.clock != body["clock"] or body.get("beat") is None:
                 return math.inf
             return max(0.0, now.seconds - cast("float", body["beat"]))

@@ -399,7 +399,8 @@ class Acquisition:
     def _acquire(self) -> LockedAlgorithmState:
         locks = self._locks
         holder = f"{process_name()}:{secrets.token_hex(4)}"
-        deadline = time.monotonic() + self._timeout
+        began = time.monotonic()
+        deadline = began + self._timeout
         wait = min(SHORTEST_WAIT, self._longest)
         while True:
             document = self._find()
@@ -420,7 +421,8 @@ class Acquisition:
             if time.monotonic() >= deadline:
                 self._leave_queue(document, holder)
                 raise LockAcquisitionTimeout(self._refusal(document))
-            if self._may_queue(document, holder):
+            # Whoever has just come looks most often, and would always be before those who have waited for longer.
+            if time.monotonic() - began >= LONGEST_WAIT and self._may_queue(document, holder):
                 # By the place alone: a lock that comes and goes quickly is never twice at the same revision.
                 place = equal(successor=document.body.get("successor"))
                 locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, place, {"successor": holder})

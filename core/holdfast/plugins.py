@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import logging
 import threading
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import pluggy
@@ -20,6 +20,8 @@ from holdfast.filters import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import typer
 
     from holdfast.driver import Driver
     from holdfast.events import Event
@@ -97,6 +99,9 @@ class Backend:
         extra: how pip calls what it needs, as in ``holdfast[mysql]``; None where it needs nothing more.
         example: a URL to show.
         url: builds the URL from the fields of a configuration table that are no options (``path``, ``host``, …).
+        level: the level of the conformance suite that it declares, see ``conformance/SPEC.md``.
+        erase: removes the whole storage that a URL (with options) names, whether it exists or not; nobody may have it
+            open. None where only the user can.
     """
 
     name: str
@@ -107,6 +112,8 @@ class Backend:
     extra: str | None = None
     example: str = ""
     url: Callable[[Mapping[str, object]], str] | None = None
+    level: Literal[1, 2, 3, 4] = 1
+    erase: Callable[[StorageURL, Mapping[str, OptionValue]], None] | None = None
 
     def read_options(self, given: Mapping[str, object]) -> dict[str, OptionValue]:
         """One value for each option, checked.
@@ -155,6 +162,10 @@ class HookSpecifications:
         Called in the thread that made the change. A failure is logged and never breaks the write; a slow observer slows
         the writer down.
         """
+
+    @hookspec
+    def holdfast_commands(self, app: typer.Typer) -> None:
+        """Add commands to the command line. Import what they need only when one of them runs."""
 
 
 @attrs.frozen
@@ -253,6 +264,16 @@ class Plugins:
                 implementation.function(event)
             except Exception:  # an observer never breaks a write
                 logger.exception("observer %s failed on %s", implementation.plugin_name, type(event).__name__)
+
+    def extend(self, app: typer.Typer) -> None:
+        """Let every plugin add its commands; one that fails is noted in `broken`."""
+        for implementation in self.manager.hook.holdfast_commands.get_hookimpls():
+            try:
+                implementation.function(app)
+            except Exception as error:  # a stranger's code
+                name = implementation.plugin_name
+                self.broken.append(BrokenPlugin(name, str(implementation.plugin), f"{type(error).__name__}: {error}"))
+                logger.warning("plugin %s does not add its commands: %s", name, error)
 
     @property
     def has_observers(self) -> bool:

@@ -204,7 +204,7 @@ class ReadOnlyStorage:
         }
         self._waist = Waist(driver, retry_timeout=retry_timeout)
         self._owns_driver = True
-        self._leases = Leases(driver)
+        self._leases = Leases(self._waist)
         self._keeper = Keeper()
         self._plugins = plugins()
         self._locks = AlgorithmLocks(self._waist, self._leases, self._keeper, lock_ttl, self._tell)

@@ -444,6 +444,8 @@ class Storage(ReadOnlyStorage):
     ) -> Trial | None:
         """Hand the oldest pending trial to this worker, and to nobody else; None when there is none.
 
+        One that another worker is just taking counts as taken; should that come to nothing, it is handed out later.
+
         Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``,
         the trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again.
 
@@ -881,8 +883,8 @@ class Storage(ReadOnlyStorage):
             stored = self._trial_document(cast("str", trial.experiment), trial.id).body
             raise ReservationLost(
                 f"trial {trial.id!r} is no longer reserved by this caller (reservation {trial.token}): it is "
-                f"{stored['status']}, reservation {stored['token']}, worker {stored['worker']!r}. Nothing was written; "
-                "stop working on it"
+                f"{stored['status']}, reservation {stored.get('token')}, worker {stored.get('worker')!r}. Nothing was "
+                "written; stop working on it"
             )
 
     def end_attempt(
@@ -941,6 +943,7 @@ class Storage(ReadOnlyStorage):
         Raises:
             ReservationLost: the trial was taken over, or recovered.
             TrialNotFound: there is no such trial.
+            InvalidArgument: a measurement of this id belongs to another trial; all others were added.
         """
         experiment, identifier = self._trial_key(trial, uid, experiment_uid)
         if isinstance(measurements, (str, bytes, Mapping, Measurement)) or not isinstance(measurements, Iterable):
@@ -955,22 +958,24 @@ class Storage(ReadOnlyStorage):
             for one in measurements
         ]
 
-        def insert(some: Sequence[Document]) -> None:
+        def insert(some: Sequence[Document]) -> list[Document]:
             if isinstance(trial, Trial) and trial.status is TrialStatus.RESERVED:
                 self._check_reserved(attrs.evolve(trial, experiment=experiment) if trial.experiment is None else trial)
             elif not self._waist.count(TRIALS, equal(id=mapping.trial_key(experiment, identifier))):
                 self._trial_document(experiment, identifier)
-            for refusal in self._waist.insert(MEASUREMENTS, some):
-                stored = self._waist.get(MEASUREMENTS, refusal.id)
-                if stored is not None and (stored.body["experiment"], stored.body["trial"]) != (experiment, identifier):
-                    raise InvalidArgument(
-                        f"measurement {refusal.id!r} was added to trial {stored.body['trial']!r} already; "
-                        f"make another Measurement for trial {identifier!r}"
-                    )
+            refused = (self._waist.get(MEASUREMENTS, one.id) for one in self._waist.insert(MEASUREMENTS, some))
+            own = (experiment, identifier)
+            return [one for one in refused if one and (one.body["experiment"], one.body["trial"]) != own]
 
+        foreign: list[Document] = []
         for start in range(0, max(1, len(documents)), MEASUREMENT_BATCH):
             some = documents[start : start + MEASUREMENT_BATCH]
-            self._waist.together(lambda some=some: insert(some))  # type: ignore[misc]  # bound in the loop on purpose
+            foreign += self._waist.together(lambda some=some: insert(some))  # type: ignore[misc]  # bound on purpose
+        if foreign:  # raised when all is done, so that a backend with transactions keeps the others, too
+            raise InvalidArgument(
+                f"measurement {foreign[0].id!r} was added to trial {foreign[0].body['trial']!r} already; "
+                f"make another Measurement for trial {identifier!r}"
+            )
         return len(documents)
 
     # Resources

@@ -17,7 +17,7 @@ from holdfast.filters import Comparison, equal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from holdfast.driver import Changes, Document, Driver, Refusal
+    from holdfast.driver import Changes, Document, Driver, Instant, Refusal
     from holdfast.filters import Filter, Order
     from holdfast.schema import Collection
 
@@ -121,6 +121,10 @@ class Waist:
     def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
         """See `Driver.tally`."""
         return self._call(lambda: self.driver.tally(collection, where, field))
+
+    def now(self) -> Instant:
+        """See `Driver.now`."""
+        return self._call(self.driver.now)
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """See `Driver.insert`; a document that an earlier try of this call inserted is not refused."""

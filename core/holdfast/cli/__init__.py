@@ -70,5 +70,8 @@ _add_commands()
 
 
 def main() -> None:
-    """Run the command line; does not return."""
+    """Run the command line, with the commands that plugins add; does not return."""
+    from holdfast.plugins import plugins
+
+    plugins().extend(app)
     app()

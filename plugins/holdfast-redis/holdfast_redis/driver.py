@@ -137,8 +137,9 @@ class RedisDriver(Driver):
             raise StorageDamaged(f"{self._shown} holds no Holdfast storage, and it was opened read-only")
         found = next(self._keys(f"{self._namespace}:*"), None)
         if found is not None and not self._stored_state():  # which another process may have written meanwhile
+            key = found.decode(errors="replace")
             raise StorageDamaged(
-                f"{self._shown} has the key {found!r:.80} and no schema: it is not a Holdfast storage. Choose another "
+                f"{self._shown} has the key {key!r:.80} and no schema: it is not a Holdfast storage. Choose another "
                 "namespace, or delete those keys"
             )
         if found is None:
@@ -149,12 +150,12 @@ class RedisDriver(Driver):
         spec = dumps({"schema": f"{self._namespace}:schema", "state": state})
         return self._link.write(spec, dumps({"action": "advance", "to": following})) == 1
 
-    def _keys(self, pattern: str) -> Iterator[str]:
+    def _keys(self, pattern: str) -> Iterator[bytes]:
         cursor = b"0"
         while True:
             page = self._link.ask(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))[0]
             cursor, keys = cast("tuple[bytes, list[bytes]]", page)
-            yield from (key.decode(errors="replace") for key in keys)
+            yield from keys
             if cursor == b"0":
                 return
 
@@ -184,9 +185,21 @@ class RedisDriver(Driver):
                 if cursor == b"0":
                     break
         if self._advance(during, wanted):
-            kept = (f"{self._namespace}:{wanted}:", f"{self._namespace}:documents:", f"{self._namespace}:schema")
-            for keys in _parts([key for key in self._keys(f"{self._namespace}:*") if not key.startswith(kept)], _BATCH):
-                self._link.ask(("UNLINK", *keys), writing=True)
+            self._remove_keys(kept=(f"{wanted}:", "documents:", "schema"))
+
+    def _remove_keys(self, kept: Sequence[str]) -> None:
+        """Remove all keys of the namespace but those that go on like this."""
+        staying = tuple(f"{self._namespace}:{one}".encode() for one in kept)
+        for keys in _parts([key for key in self._keys(f"{self._namespace}:*") if not key.startswith(staying)], _BATCH):
+            self._link.ask(("UNLINK", *keys), writing=True)
+
+    def erase(self) -> None:
+        """Remove all keys of the namespace.
+
+        The schema goes first: what is left where this is cut short is no storage, and the next call removes it.
+        """
+        self._link.ask(("UNLINK", f"{self._namespace}:schema"), writing=True)
+        self._remove_keys(kept=())
 
     def _layout(self, collection: Collection) -> Layout:
         layout = self._layouts.get(collection.name)

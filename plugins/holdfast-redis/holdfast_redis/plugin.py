@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ from holdfast.plugins import Backend, Option, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from holdfast.driver import Driver
     from holdfast.plugins import OptionValue
     from holdfast.url import StorageURL
+
+    from holdfast_redis.driver import RedisDriver
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _FIELDS = ("host", "port", "user", "password", "database", "socket", "tls")
@@ -40,7 +42,7 @@ def _place(url: StorageURL, options: Mapping[str, OptionValue]) -> dict[str, obj
     return {"host": host or "localhost", "port": port or 6379, "db": int(number or options["db"] or 0)}
 
 
-def _open(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> Driver:
+def _open(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> RedisDriver:
     from redis import Connection, SSLConnection, UnixDomainSocketConnection
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -71,6 +73,11 @@ def _open(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) 
             "ssl_keyfile": options["ssl_key"],
         }
     return RedisDriver(Link(functools.partial(kinds[url.scheme], **settings), str(url)), namespace, read_only=read_only)
+
+
+def _erase(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    with contextlib.closing(_open(url, options, read_only=False)) as driver:
+        driver.erase()
 
 
 def _url(fields: Mapping[str, object]) -> str:
@@ -119,5 +126,7 @@ def holdfast_backends() -> list[Backend]:
             ),
             example="redis://:password@host:6379/0?namespace=holdfast",
             url=_url,
+            level=4,
+            erase=_erase,
         )
     ]

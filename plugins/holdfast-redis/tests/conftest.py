@@ -101,6 +101,13 @@ class RedisServer:
                     process.stdin.close()
         self.process = self.watcher = None
 
+    def halt(self) -> None:
+        """End it in good order; `start` brings it back."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait()
+        self.kill()
+
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
         assert self.process is not None
@@ -111,7 +118,8 @@ class RedisServer:
             self.process.send_signal(signal.SIGCONT)
 
 
-def _serve(**settings: str) -> RedisServer:
+def serve(**settings: str) -> RedisServer:
+    """A server that has not been started; without its program the test is skipped, or fails where it is required."""
     server = RedisServer(**settings)
     if server.program is None:
         server.__exit__()
@@ -125,14 +133,14 @@ def _serve(**settings: str) -> RedisServer:
 @pytest.fixture(scope="session")
 def server() -> Iterator[RedisServer]:
     """The server that the tests share."""
-    with _serve() as started:
+    with serve() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def quick_server() -> Iterator[RedisServer]:
     """A server that keeps nothing on its disk, for tests of many small steps."""
-    with _serve(appendonly="no") as started:
+    with serve(appendonly="no") as started:
         yield started
 
 
@@ -142,7 +150,7 @@ def own_server() -> Iterator[Callable[..., RedisServer]]:
     started: list[RedisServer] = []
 
     def start(**settings: str) -> RedisServer:
-        started.append(_serve(**settings))
+        started.append(serve(**settings))
         started[-1].start()
         return started[-1]
 

@@ -32,7 +32,9 @@ from holdfast.errors import (
     Unsupported,
 )
 from holdfast.filters import Comparison, Order, equal
+from holdfast.plugins import plugins
 from holdfast.schema import SCHEMA, TRIALS, Collection, Field, Schema
+from holdfast.url import StorageURL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,6 +327,66 @@ def test_read_only_creates_and_changes_nothing(server: RedisServer, url: str, op
     ):
         with pytest.raises(StorageReadOnly):
             write()
+
+
+def erase(url: str) -> None:
+    parsed = StorageURL.parse(url)
+    backend = plugins().backend("redis")
+    backend.erase(parsed, backend.read_options(parsed.query))
+
+
+def test_erasing_removes_all_keys_of_the_namespace_and_no_other(
+    server: RedisServer, url: str, open_driver: OpenDriver
+) -> None:
+    neighbours = [f"{url}{more}" for more in (".", "x")] + [url[:-1]]
+    for one in (url, *neighbours):
+        open_driver(one).insert(TRIALS, [*trials(700), Document("ä\ud7ff\U0001f30a \n*?[", {"experiment": "ä*"})])
+    before = [names(server, one) for one in neighbours]
+    assert len(names(server, url)) > 5
+    erase(url)
+    assert names(server, url) == []
+    assert [names(server, one) for one in neighbours] == before
+    assert [open_driver(one).count(TRIALS, PENDING) for one in neighbours] == [700] * 3
+    erase(url)
+    assert names(server, url) == []
+    driver = open_driver(url)
+    assert driver.find(TRIALS) == []
+    assert driver.insert(TRIALS, trials(1)) == []
+    consistent(driver)
+
+
+def test_an_erasure_that_was_cut_short_leaves_no_storage_and_is_finished_by_the_next(
+    url: str, server: RedisServer, open_driver: OpenDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = open_driver(url)
+    stale.insert(TRIALS, trials(10))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("holdfast_redis.driver.RedisDriver._keys", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            erase(url)
+    assert names(server, url)
+    with pytest.raises(StorageDamaged):
+        open_driver(url)
+    with pytest.raises(StorageDamaged, match="gone"):
+        stale.insert(TRIALS, trials(1, 20))
+    erase(url)
+    assert names(server, url) == []
+
+
+def test_a_storage_on_a_replica_cannot_be_erased(
+    own_server: Callable[..., RedisServer], open_driver: OpenDriver
+) -> None:
+    server = own_server()
+    open_driver(server.url).insert(TRIALS, trials(1))
+    with server.client() as client:
+        client.replicaof("127.0.0.1", "1")
+        with pytest.raises(StorageReadOnly):
+            erase(server.url)
+        assert client.exists("holdfast:schema", "holdfast:documents:trials") == 2
 
 
 def test_setup_by_many_threads_at_once(url: str, open_driver: OpenDriver) -> None:
