@@ -1,1 +1,28 @@
-"""The conformance suite: what a backend of Holdfast guarantees, and how it is proved."""
+"""The conformance suite: what a backend of Holdfast guarantees, and how it is proved.
+
+``holdfast conformance URL`` runs it, and so does a subclass of `ConformanceSuite` in pytest. `Hooks` are what only the
+author of a backend can do for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast_conformance.suite import ConformanceSuite
+    from holdfast_conformance.target import Hooks
+
+__all__ = ["ConformanceSuite", "Hooks"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for only then: the plugins of this package are loaded where nobody wants the suite."""
+    if name == "ConformanceSuite":
+        from holdfast_conformance.suite import ConformanceSuite
+
+        return ConformanceSuite
+    if name == "Hooks":
+        from holdfast_conformance.target import Hooks
+
+        return Hooks
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -116,6 +116,7 @@ class History:
         operations: in the order of invocation.
         model: the name of the model that it is to be judged by.
         seed: of the run that it was recorded in.
+        check: the name of the check that recorded it.
         versions: of what took part in the run.
         background: operations that may have happened as they are recorded, at any time after their invocation, or
             never. Empty in what was recorded; `linearizability.minimize` moves here what does not matter.
@@ -125,6 +126,7 @@ class History:
     operations: tuple[Operation, ...] = attrs.field(converter=_in_order)
     model: str = ""
     seed: int | None = None
+    check: str = ""
     versions: Mapping[str, str] = attrs.field(factory=dict)
     background: tuple[Operation, ...] = attrs.field(default=(), converter=_in_order)
     midway: bool = False
@@ -141,7 +143,13 @@ class History:
 
     def save(self, path: Path | str) -> None:
         """Write it as one JSON file, an operation per line; a file of this name is replaced in one step."""
-        head = {"format": _FORMAT, "model": self.model, "seed": self.seed, "versions": dict(self.versions)}
+        head = {
+            "format": _FORMAT,
+            "model": self.model,
+            "seed": self.seed,
+            "check": self.check,
+            "versions": dict(self.versions),
+        }
         lines = [f'"{name}": {dumps(encode(value))}' for name, value in head.items()]
         lines.append(f'"midway": {dumps(self.midway)}')
         for name, operations in (("operations", self.operations), ("background", self.background)):
@@ -168,6 +176,7 @@ class History:
                 operations=[_operation(one) for one in fields["operations"]],
                 model=fields["model"],
                 seed=fields["seed"],
+                check=fields["check"],
                 versions=fields["versions"],
                 background=[_operation(one) for one in fields["background"]],
                 midway=fields["midway"],
@@ -325,6 +334,7 @@ def read(
     *,
     model: str = "",
     seed: int | None = None,
+    check: str = "",
     further_versions: Mapping[str, str] | None = None,
 ) -> History:
     """The history that recorders of one machine have written.
@@ -346,7 +356,9 @@ def read(
     if len(machines) > 1:
         names = " and ".join(sorted(machines.values()))
         raise InvalidArgument(f"{names} were recorded on different machines, or boots; their clocks differ")
-    return History(operations=operations, model=model, seed=seed, versions={**versions(), **(further_versions or {})})
+    return History(
+        operations=operations, model=model, seed=seed, check=check, versions={**versions(), **(further_versions or {})}
+    )
 
 
 def _read_one(path: Path) -> tuple[str | None, Iterable[Operation]]:

@@ -904,7 +904,7 @@ def minimize(history: History, model: Model[State], *, budget: Budget | None = N
         raise InvalidArgument(f"only a history that violates its model can be minimized; this: {verdict.reason}")
     key = min(verdict.violating, key=lambda one: verdict.keys[one].operations)
     found = verdict.keys[key]
-    assert found.stuck is not None  # noqa: S101 - a violation names one
+    assert found.stuck is not None
     # What needs much more than the whole did would take as long each time.
     return _Minimizer(history, model, key, found.stuck, 10_000 + 2 * found.configurations, deadline).run()
 

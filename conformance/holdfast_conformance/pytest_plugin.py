@@ -1,0 +1,145 @@
+"""What pytest needs to run the suite: options, the checks as parameters, and the report at the end.
+
+It is loaded by every run of pytest where Holdfast is installed, so it imports the suite only when a test of it is
+collected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from holdfast_conformance.results import Report
+    from holdfast_conformance.runner import Session
+
+_REPORTS = pytest.StashKey[dict[str, "Report"]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of ``holdfast conformance``, with a prefix."""
+    group = parser.getgroup("holdfast", "conformance of a storage backend of Holdfast")
+    group.addoption("--holdfast-url", metavar="URL", help="the storage, with {ns} where the name of a namespace goes")
+    group.addoption("--holdfast-level", metavar="N", type=int, choices=(1, 2, 3, 4), help="the level to be shown")
+    group.addoption(
+        "--holdfast-only", metavar="NAME", action="append", help="a requirement, a group of them, or a check"
+    )
+    group.addoption("--holdfast-seed", metavar="N", type=int, help="of all that is random")
+    group.addoption("--holdfast-hooks", metavar="MODULE:CLASS", help="what only the author can do")
+    group.addoption("--holdfast-report", metavar="DIR", help="write the report there, a folder for each class")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse options that cannot be right, and prepare to gather reports."""
+    config.stash[_REPORTS] = {}
+    url, only = config.getoption("--holdfast-url"), config.getoption("--holdfast-only")
+    if url is None and config.getoption("pyargs") and "holdfast_conformance" in config.args:
+        raise pytest.UsageError("say where the storage is: --holdfast-url 'sqlite:////tmp/{ns}.db'")
+    if url is None and only is None:
+        return
+    from holdfast.errors import HoldfastError
+    from holdfast_conformance.runner import select
+    from holdfast_conformance.target import Target
+
+    try:
+        select(4, only or ())
+        if url is not None:
+            Target(url=url).backend  # noqa: B018  (it is looked up)
+    except HoldfastError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each check is a test."""
+    if "holdfast_check" not in metafunc.fixturenames:
+        return
+    from holdfast_conformance.runner import select
+
+    chosen = select(_level(metafunc), metafunc.config.getoption("--holdfast-only") or ())
+    metafunc.parametrize("holdfast_check", chosen, ids=[f"{one.name}" for one in chosen])
+
+
+def _level(metafunc: pytest.Metafunc) -> int:
+    """The level that is to be shown, as far as it is known before a fixture tells the URL."""
+    from holdfast_conformance.target import Target
+
+    suite = metafunc.cls
+    level: int | None = metafunc.config.getoption("--holdfast-level") or getattr(suite, "level", None)
+    if level is not None:
+        return level
+    url = getattr(suite, "url", None) or metafunc.config.getoption("--holdfast-url")
+    if url is None:
+        raise pytest.UsageError(f"{suite.__name__} needs a url, or --holdfast-url 'sqlite:////tmp/{{ns}}.db'")
+    return Target(url=url, plugins=tuple(getattr(suite, "plugins", ()))).backend.level if isinstance(url, str) else 4
+
+
+@pytest.fixture(scope="class")
+def holdfast_session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The run of the suite that the tests of a class are part of."""
+    from holdfast.errors import HoldfastError
+    from holdfast.url import mask
+    from holdfast_conformance.checking import Violation
+    from holdfast_conformance.commands import find_hooks
+    from holdfast_conformance.runner import Session, select
+    from holdfast_conformance.target import Hooks, Target
+
+    config, suite = request.config, request.cls
+    url = suite.url if isinstance(suite.url, str) else None
+    if suite.url is None:
+        url = config.getoption("--holdfast-url")
+    elif url is None:
+        url = request.getfixturevalue("url")
+    named = config.getoption("--holdfast-hooks")
+    hooks = suite.hooks if isinstance(suite.hooks, Hooks) or named else request.getfixturevalue("hooks")
+    folder = config.getoption("--holdfast-report")
+    place = None if folder is None else Path(folder) / suite.__name__
+    try:
+        target = Target(
+            url=url,
+            hooks=hooks if named is None else find_hooks(named),
+            exemptions=suite.exemptions,
+            plugins=tuple(suite.plugins),
+        )
+        session = Session(
+            target,
+            level=config.getoption("--holdfast-level") or suite.level,
+            seed=config.getoption("--holdfast-seed"),
+            histories=None if place is None else place / "histories",
+        )
+    except HoldfastError as error:
+        raise pytest.UsageError(str(error)) from error
+    except Violation as error:
+        pytest.fail(f"{error.requirement}: {mask(str(error))}", pytrace=False)
+    yield session
+    report = session.report(partial=any(one.name not in session.results for one in select(session.level)))
+    config.stash[_REPORTS][request.node.nodeid] = report
+    if place is not None:
+        from holdfast_conformance import reporting
+
+        reporting.write(report, place)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what came out of each class."""
+    reports = config.stash[_REPORTS]
+    if not reports:
+        return
+    from holdfast_conformance import reporting
+
+    terminalreporter.section("holdfast conformance")
+    for name, report in reports.items():
+        terminalreporter.write_line(
+            f"{name}: {reporting.verdict(report)}; level reached: {reporting.level_text(report)}; seed {report.seed}"
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End with the exit code of the suite where pytest has none of its own."""
+    reports = session.config.stash[_REPORTS]
+    if exitstatus == pytest.ExitCode.OK and reports:
+        worst = max(int(report.exit_code) for report in reports.values())
+        session.exitstatus = worst
