@@ -1,0 +1,1 @@
+"""The MongoDB backend of Holdfast; see `holdfast_mongodb.driver`."""
