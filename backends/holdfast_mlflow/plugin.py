@@ -1,0 +1,207 @@
+"""Announces the MLflow backends; imports nothing of MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
+
+from holdfast.errors import ConfigurationError
+from holdfast.plugins import Backend, Option, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.plugins import OptionValue
+    from holdfast.url import StorageURL
+    from holdfast_mlflow.driver import MLflowDriver
+    from holdfast_mlflow.link import Link
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_SERVER_FIELDS = ("host", "port", "user", "password", "path", "tls")
+_DATABASES = (
+    "mlflow+postgresql",
+    "mlflow+postgresql+psycopg",
+    "mlflow+postgresql+psycopg2",
+    "mlflow+mysql",
+    "mlflow+mysql+pymysql",
+)
+
+
+def _driver(link: Link, options: Mapping[str, OptionValue], read_only: bool) -> MLflowDriver:
+    from holdfast_mlflow.driver import MLflowDriver, Settings
+
+    return MLflowDriver(
+        link,
+        Settings(
+            namespace=str(options["namespace"]),
+            read_only=read_only,
+            timeout=cast("float", options.get("timeout") or 30.0),
+            waiting=bool(options["waiting"]),
+            repair_after=cast("float", options["repair_after"]),
+            settle=cast("float", options["settle"]),
+        ),
+    )
+
+
+def _check(options: Mapping[str, OptionValue]) -> None:
+    if not _NAMESPACE.fullmatch(str(options["namespace"])):
+        raise ConfigurationError(
+            "option 'namespace' takes at most 100 of the characters A-Z a-z 0-9 _ . -, not "
+            f"{options['namespace']!r:.80}"
+        )
+
+
+def _open_server(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> MLflowDriver:
+    import ssl
+
+    from holdfast_mlflow.link import ServerLink, address, authorization
+
+    _check(options)
+    if not url.host:
+        raise ConfigurationError(f"the URL of an MLflow server needs a host, as in mlflow+http://host:5000, not {url}")
+    secure = url.scheme == "mlflow+https"
+    context = None
+    if secure:
+        try:
+            context = ssl.create_default_context(cafile=cast("str | None", options["ssl_ca"]))
+        except OSError as error:
+            raise ConfigurationError(f"option 'ssl_ca': {options['ssl_ca']!r} cannot be read: {error}") from error
+    link = ServerLink(
+        address(url.host, url.path, secure=secure),
+        str(url).partition("?")[0],
+        context=context,
+        authorization=authorization(url.username, url.password),
+        connect_timeout=cast("float", options["connect_timeout"]) or None,
+        timeout=cast("float", options["timeout"]) or None,
+    )
+    return _driver(link, options, read_only)
+
+
+def _open_store(url: StorageURL, options: Mapping[str, OptionValue], read_only: bool) -> MLflowDriver:
+    from holdfast_mlflow.store import StoreLink
+
+    _check(options)
+    shown = str(url).partition("?")[0]
+    uri = url.raw.partition("?")[0].partition("+")[2]
+    file = None
+    if url.scheme == "mlflow+sqlite":
+        path = url.path.removeprefix("/")
+        if url.host or not path or path == ":memory:":
+            raise ConfigurationError(
+                f"an MLflow store in SQLite needs a file, as in mlflow+sqlite:///mlflow.db, not {shown}"
+            )
+        file = Path(url.base or ".", path).absolute()
+        uri = f"sqlite:///{file}"
+    artifacts = str(options["artifacts"] or (file.parent / "mlartifacts" if file is not None else "mlartifacts"))
+    return _driver(StoreLink(uri, shown, file=file, artifacts=artifacts, read_only=read_only), options, read_only)
+
+
+def _erase_server(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    with contextlib.closing(_open_server(url, options, read_only=False)) as driver:
+        driver.erase()
+
+
+def _erase_store(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
+    if url.scheme == "mlflow+sqlite" and not Path(url.base or ".", url.path.removeprefix("/")).exists():
+        return
+    with contextlib.closing(_open_store(url, options, read_only=False)) as driver:
+        driver.erase()
+
+
+def _server_url(fields: Mapping[str, object]) -> str:
+    unknown = sorted(set(fields) - set(_SERVER_FIELDS))
+    if unknown:
+        raise ConfigurationError(
+            f"unknown field {unknown[0]!r} for the mlflow backend. Its fields are: {', '.join(_SERVER_FIELDS)}"
+        )
+    user, password = (quote(str(fields.get(name) or ""), safe="") for name in ("user", "password"))
+    credentials = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    host = str(fields.get("host") or "localhost")
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    scheme = "mlflow+https" if fields.get("tls") else "mlflow+http"
+    port = f":{fields['port']}" if fields.get("port") is not None else ""
+    path = quote(str(fields.get("path") or "").strip("/"), safe="/")
+    return f"{scheme}://{credentials}{host}{port}{f'/{path}' if path else ''}"
+
+
+def _store_url(fields: Mapping[str, object]) -> str:
+    unknown = sorted(set(fields) - {"path"})
+    if unknown:
+        raise ConfigurationError(
+            f"unknown field {unknown[0]!r} for the mlflow-store backend. Its field is: path (for other databases give "
+            "a URL)"
+        )
+    if not fields.get("path"):
+        raise ConfigurationError('the mlflow-store backend needs a path: {"type": "mlflow-store", "path": "mlflow.db"}')
+    return f"mlflow+sqlite:///{quote(str(fields['path']), safe='/:~ ')}"
+
+
+_COMMON = (
+    Option(name="namespace", default="holdfast", help="which storage of this MLflow; each has a ledger of its own"),
+    Option(
+        name="waiting",
+        kind=bool,
+        default=False,
+        help="show trials that wait for their first start, too, as scheduled runs",
+    ),
+    Option(
+        name="repair_after",
+        kind=float,
+        default=10.0,
+        help="after how long a process shows in MLflow what others left undone, in seconds",
+    ),
+    Option(
+        name="settle",
+        kind=float,
+        default=30.0,
+        help="how long closing waits until MLflow shows what this process has changed, in seconds",
+    ),
+)
+
+
+@hookimpl
+def holdfast_backends() -> list[Backend]:
+    """An MLflow tracking server, and an MLflow store in this process."""
+    return [
+        Backend(
+            name="mlflow",
+            schemes=("mlflow+http", "mlflow+https"),
+            description="an MLflow tracking server with a SQL database",
+            open=_open_server,
+            options=(
+                *_COMMON,
+                Option(
+                    name="connect_timeout",
+                    kind=float,
+                    default=10.0,
+                    help="how long to wait for a connection, in seconds",
+                ),
+                Option(
+                    name="timeout",
+                    kind=float,
+                    default=30.0,
+                    help="how long to wait for a reply, in seconds; 0 for ever",
+                ),
+                Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
+            ),
+            example="mlflow+http://host:5000",
+            url=_server_url,
+            level=4,
+            erase=_erase_server,
+        ),
+        Backend(
+            name="mlflow-store",
+            schemes=("mlflow+sqlite", *_DATABASES),
+            description="an MLflow store in a SQL database, opened in this process",
+            open=_open_store,
+            options=(*_COMMON, Option(name="artifacts", help="where MLflow keeps the files of runs; none are written")),
+            extra="holdfast[mlflow]",
+            example="mlflow+sqlite:///mlflow.db",
+            url=_store_url,
+            level=3,
+            erase=_erase_store,
+        ),
+    ]
