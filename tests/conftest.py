@@ -7,12 +7,14 @@ one test (``shared_backend_name`` for the shared ones).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from servers import SERVERS, MySQL, PostgreSQL, Server, ServerUnavailableError, SQLServer
+from servers import SERVERS, MLflow, MongoDB, MySQL, PostgreSQL, Server, ServerUnavailableError, SQLServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
 
     from holdfast import Storage
 
-BACKENDS = ("memory", "sqlite", "postgresql", "mysql")
-SHARED_BACKENDS = ("sqlite", "postgresql", "mysql")
+BACKENDS = ("memory", "sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
+SHARED_BACKENDS = ("sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
+SQL_BACKENDS = ("sqlite", "postgresql", "mysql")
 
 ServerT = TypeVar("ServerT", bound=Server)
 
-_CHOICES = {"backend_name": BACKENDS, "shared_backend_name": SHARED_BACKENDS}
+SLOW_BACKENDS = ("mongodb", "mlflow")
+"""Those whose tests take minutes; they run where ``--holdfast-backends`` names them."""
+
+_CHOICES = {"backend_name": BACKENDS, "shared_backend_name": SHARED_BACKENDS, "sql_backend_name": SQL_BACKENDS}
 _STARTED = pytest.StashKey[dict[str, str]]()
 _SKIPPED = pytest.StashKey[dict[str, str]]()
 
@@ -34,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--holdfast-backends",
         metavar="NAMES",
-        help=f"run the tests of storages on these backends only, separated by commas: {', '.join(BACKENDS)}",
+        help=f"run the tests of storages on these backends only, separated by commas: {', '.join(BACKENDS)}; "
+        f"all for all of them; by default all but {', '.join(SLOW_BACKENDS)}",
     )
 
 
@@ -45,9 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := sorted(selected - set(BACKENDS)):
         raise pytest.UsageError(f"--holdfast-backends: {', '.join(unknown)} is none of {', '.join(BACKENDS)}")
     required = _required_servers()
-    if unknown := sorted(required - set(SERVERS)):
-        raise pytest.UsageError(f"HOLDFAST_REQUIRE: {', '.join(unknown)} is none of {', '.join(SERVERS)}")
-    if excluded := sorted((required & set(BACKENDS)) - selected):
+    known = (*SERVERS, "index")
+    if unknown := sorted(required - set(known)):
+        raise pytest.UsageError(f"HOLDFAST_REQUIRE: {', '.join(unknown)} is none of {', '.join(known)}")
+    chosen = config.getoption("--holdfast-backends") is not None
+    if chosen and (excluded := sorted((required & set(BACKENDS)) - selected)):
         raise pytest.UsageError(f"HOLDFAST_REQUIRE asks for {', '.join(excluded)}, --holdfast-backends excludes it")
 
 
@@ -61,6 +70,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(argument, [name for name in backends if name in selected])
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of slow backends that were not chosen; ``-m conformance`` chooses by itself."""
+    left_out = tuple(f"test_{name}" for name in SLOW_BACKENDS if name not in _selected_backends(config))
+    excluded = [item for item in items if item.path.name.startswith(left_out)] if left_out else []
+    if excluded:
+        config.hook.pytest_deselected(items=excluded)
+        items[:] = [item for item in items if item not in excluded]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     started, skipped = config.stash[_STARTED], config.stash[_SKIPPED]
     excluded = [name for name in BACKENDS if name not in _selected_backends(config)]
@@ -71,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name, reason in skipped.items():
         terminalreporter.line(f"{name}: skipped, {reason}")
     for name in excluded:
-        terminalreporter.line(f"{name}: left out by --holdfast-backends")
+        terminalreporter.line(f"{name}: left out; --holdfast-backends={name} runs it, --holdfast-backends=all runs all")
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +112,31 @@ def mysql_server(pytestconfig: pytest.Config) -> Iterator[MySQL]:
     yield from _serve(MySQL.from_environment(), pytestconfig)
 
 
+@pytest.fixture(scope="session")
+def mongodb_server(pytestconfig: pytest.Config) -> Iterator[MongoDB]:
+    """The MongoDB server that the tests share."""
+    yield from _serve(MongoDB.from_environment(), pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(pytestconfig: pytest.Config) -> Iterator[MLflow]:
+    """The MLflow server that the tests share; each storage is a namespace of it."""
+    yield from _serve(MLflow.from_environment(), pytestconfig)
+
+
 @pytest.fixture
 def private_server(pytestconfig: pytest.Config) -> Iterator[Callable[[str], Server]]:
     """Starts a server for this test alone, by its name: it may be killed, paused and restarted."""
+    yield from _start_private(pytestconfig)
+
+
+@pytest.fixture(scope="class")
+def private_server_of_class(pytestconfig: pytest.Config) -> Iterator[Callable[[str], Server]]:
+    """Like ``private_server``, for all tests of a class."""
+    yield from _start_private(pytestconfig)
+
+
+def _start_private(pytestconfig: pytest.Config) -> Iterator[Callable[[str], Server]]:
     servers: list[Server] = []
 
     def start(name: str) -> Server:
@@ -125,6 +165,19 @@ def shared_storage_url(shared_backend_name: str, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
+def sql_storage_url(sql_backend_name: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Like ``storage_url``, on the backends that speak SQL."""
+    yield from _fresh_url(sql_backend_name, request)
+
+
+@pytest.fixture
+def fresh_storage_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of a new, empty storage on the backend of a name, as often as it is asked for."""
+    with contextlib.ExitStack() as stack:
+        yield lambda backend: stack.enter_context(contextlib.contextmanager(_fresh_url)(backend, request))
+
+
+@pytest.fixture
 def storage(storage_url: str) -> Iterator[Storage]:
     """An open storage, new and empty, on each backend in turn."""
     import holdfast
@@ -139,12 +192,20 @@ def _fresh_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if backend == "memory":
         yield "memory://"
     elif backend == "sqlite":
-        yield f"sqlite:///{request.getfixturevalue('tmp_path')}/hpo.db"
+        yield f"sqlite:///{_fresh_path(request)}/hpo.db"
+    elif backend == "json":
+        yield f"json:///{_fresh_path(request)}/runs.json"
     else:
-        server: SQLServer = request.getfixturevalue(f"{backend}_server")
+        server: SQLServer | MongoDB | MLflow = request.getfixturevalue(f"{backend}_server")
         url = server.create_database()
         yield url
         server.drop_database(url)
+
+
+def _fresh_path(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue("tmp_path") / f"storage-{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
 
 
 def _serve(server: ServerT, config: pytest.Config) -> Iterator[ServerT]:
@@ -174,11 +235,14 @@ def _start(server: Server, config: pytest.Config) -> None:
 
 def _selected_backends(config: pytest.Config) -> set[str]:
     option: str | None = config.getoption("--holdfast-backends")
-    return set(BACKENDS) if option is None else _names(option)
+    if option is None:
+        return set(BACKENDS) - set(SLOW_BACKENDS)
+    return set(BACKENDS) if option == "all" else _names(option)
 
 
 def _required_servers() -> set[str]:
-    return _names(os.environ.get("HOLDFAST_REQUIRE", ""))
+    names = _names(os.environ.get("HOLDFAST_REQUIRE", ""))
+    return names | {"documentdb"} if "mongodb" in names else names
 
 
 def _names(text: str) -> set[str]:

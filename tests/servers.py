@@ -26,13 +26,15 @@ import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NoReturn, Self, TypedDict
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import sqlalchemy as sa
 import tenacity
@@ -41,6 +43,8 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+
+    import pymongo
 
 HOST = "127.0.0.1"
 USER = "holdfast"
@@ -82,6 +86,7 @@ class Server(abc.ABC):
     driver: ClassVar[str | None]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     watcher_signal: ClassVar[str] = "KILL"
+    start_limit: ClassVar[float] = _START_SECONDS
 
     def __init__(self, url: str | None = None) -> None:
         self.is_private = url is None
@@ -164,6 +169,16 @@ class Server(abc.ABC):
                 shutil.rmtree(self._directory, ignore_errors=True)
                 self._directory = None
                 self._port = 0
+
+    def halt(self) -> None:
+        """End the server in good order and keep its data; ``start`` brings it back on the same port."""
+        self._refuse_unless_private("cannot be stopped")
+        self._shut_down()
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the server and of all its children."""
+        return [self.pid, *_descendants(self.pid)]
 
     def restart(self) -> None:
         """End the server in good order and start it again, with its data, on the same port."""
@@ -307,7 +322,7 @@ class Server(abc.ABC):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + self.start_limit
         while True:
             try:
                 self.version = self._probe()
@@ -316,7 +331,7 @@ class Server(abc.ABC):
                 if status is None and time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                outcome = f"no answer within {_START_SECONDS:.0f} s" if status is None else f"status {status}"
+                outcome = f"no answer within {self.start_limit:.0f} s" if status is None else f"status {status}"
                 ending = log_path.read_text(errors="replace")[-4000:]
                 raise RuntimeError(f"the {self.title} server did not start ({outcome}):\n{ending}") from error
             else:
@@ -580,7 +595,244 @@ class Redis(Server):
         return version[1].decode()
 
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (PostgreSQL, MySQL, Redis)}
+class MongoDB(Server):
+    """MongoDB, given by a URL, or else whatever speaks its protocol and is brought up by a script.
+
+    The script prints the server's URI on its last line. It leaves the server running, for whoever calls it next; so
+    nothing here stops it, kills it or pauses it.
+    """
+
+    name = "mongodb"
+    title = "MongoDB's protocol:"
+    account_name = "nobody"
+    driver = "pymongo"
+
+    _script_variable = "HOLDFAST_TEST_MONGODB_UP"
+    _first_time_seconds = 900.0
+
+    def create_database(self) -> str:
+        """The URL of a database that nobody has used; the server creates it when something is written to it."""
+        parts = urlsplit(self.url)
+        return parts._replace(path=f"/holdfast_test_{secrets.token_hex(6)}").geturl()
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database that ``create_database`` named."""
+        name = urlsplit(url).path.removeprefix("/")
+        assert name.startswith("holdfast_test_"), f"{name} is not a database of the tests"
+        with self._client() as client:
+            client.drop_database(name)
+
+    def stop(self) -> None:
+        """Leave it as it is."""
+
+    def _client(self) -> pymongo.MongoClient[dict[str, object]]:
+        import pymongo
+
+        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)
+
+    def _script(self) -> Path:
+        beside = Path(__file__).resolve().parents[2] / "shared" / "mongodb" / "up"
+        return Path(os.environ.get(self._script_variable) or beside)
+
+    def _require_programs(self) -> None:
+        script = self._script()
+        if not os.access(script, os.X_OK):
+            raise ServerUnavailableError(
+                f"{self.environment_variable()} names no server, and {script} ({self._script_variable}) is no program"
+            )
+
+    def _make_directory(self) -> Path:
+        """Where the script keeps the server, which is large, between the tests."""
+        directory = Path.home() / ".cache" / "holdfast-mongodb"
+        existing = next(folder for folder in directory.parents if folder.exists())
+        others_may_pass = all(folder.stat().st_mode & 0o001 for folder in (existing, *existing.parents))
+        return directory if others_may_pass or not self._account() else Path("/var/tmp/holdfast-mongodb")
+
+    def _initialize(self, directory: Path) -> None:
+        """The script does that."""
+
+    def _command(self, directory: Path) -> Sequence[str | Path]:
+        return [self._script(), directory]
+
+    def _launch(self, *, choose_port: bool) -> None:
+        assert self._directory is not None
+        command = self._command(self._directory)
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=self._first_time_seconds,
+            check=False,
+            env={**os.environ, **self._variables()},
+        )
+        lines = result.stdout.split()
+        if result.returncode or not lines:
+            raise ServerUnavailableError(f"{command[0]} failed: {result.stderr[-500:].strip()}")
+        self._url = lines[-1]
+        self.version = self._probe()
+
+    def _variables(self) -> dict[str, str]:
+        """What the script is told beside the folder."""
+        return {}
+
+    def _private_url(self) -> str:
+        return self._url or ""
+
+    def _probe(self) -> str:
+        with self._client() as client:
+            found = client.admin.command("buildInfo")
+        genuine = "wiredTiger" in found.get("storageEngines", ()) or found.get("javascriptEngine") == "mozjs"
+        return f"MongoDB {found['version']}" if genuine else "DocumentDB 1.0"
+
+    def _refuse_unless_private(self, refusal: str) -> None:
+        raise RuntimeError(f"the server of {self.title} {self.version} {refusal}: other tests may be using it")
+
+
+class DocumentDB(MongoDB):
+    """DocumentDB 1.0 of a test's own: the programs that the script has fetched, with its own data and ports.
+
+    Unlike the one that all tests share it can be stopped, killed and started again, and is durable.
+    """
+
+    name = "documentdb"
+    title = "MongoDB's protocol:"
+
+    _watcher_script = 'read -r _; "$1" "$2"; rm -rf -- "$2"'
+    _own = ("pgdata", "dev", "proc", "run", "tmp")
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(url)
+        self._ports = (0, 0)
+
+    def _make_directory(self) -> Path:
+        directory = Path(tempfile.mkdtemp(prefix="holdfast-documentdb-", dir=super()._make_directory().parent))
+        directory.chmod(0o755)
+        return directory
+
+    def _initialize(self, directory: Path) -> None:
+        shared = MongoDB()
+        shared.start()
+        assert shared._directory is not None
+        root = directory / "root"
+        root.mkdir()
+        for entry in (shared._directory / "root").iterdir():
+            if entry.name not in self._own:
+                subprocess.run(["cp", "-al", entry, root / entry.name], check=True)
+        (root / "run" / "postgresql").mkdir(parents=True)
+        for name in self._own:
+            (root / name).mkdir(exist_ok=True)
+        if account := self._account():
+            for path in (root / "pgdata", root / "run" / "postgresql", root / "tmp"):
+                os.chown(path, account["user"], account["group"])
+        (directory / "venv").symlink_to(shared._directory / "venv")
+        self._ports = (_free_port(), _free_port())
+        self._watcher = subprocess.Popen(
+            ["sh", "-c", self._watcher_script, "sh", self._script().with_name("down"), directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _account(self) -> _Account:
+        """The script's own choice."""
+        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+    def _variables(self) -> dict[str, str]:
+        return {"MONGO_PORT": str(self._ports[0]), "PG_PORT": str(self._ports[1]), "DURABLE": "1"}
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the gateway, of the engine, and of all its children."""
+        assert self._directory is not None
+        gateway = int((self._directory / "gateway.pid").read_text())
+        engine = int((self._directory / "root" / "pgdata" / "postmaster.pid").read_text().splitlines()[0])
+        return [gateway, engine, *_descendants(engine)]
+
+    def kill(self) -> None:
+        """SIGKILL the gateway and the engine."""
+        assert self._directory is not None
+        found = self.processes
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _wait_until_gone(found, seconds=_STOP_SECONDS)
+        # Of a process that nobody has waited for PostgreSQL thinks that it runs.
+        root = self._directory / "root"
+        for path in (root / "pgdata" / "postmaster.pid", *(root / "run" / "postgresql").iterdir()):
+            path.unlink()
+
+    def halt(self) -> None:
+        """Stop both in good order."""
+        assert self._directory is not None
+        subprocess.run([self._script().with_name("down"), self._directory], check=True)
+
+    def stop(self) -> None:
+        """Stop both and remove the data."""
+        if self._directory is not None:
+            self.halt()
+            self._forget_process()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+
+class MLflow(Server):
+    """An MLflow tracking server on a SQLite store of its own, or on the database that ``backend_store`` names."""
+
+    name = "mlflow"
+    title = "MLflow"
+    account_name = ""
+    driver = "mlflow"
+    watcher_signal = "TERM"
+    start_limit = 240.0
+    backend_store: str | None = None
+
+    def create_database(self) -> str:
+        """The URL of a namespace that nobody has used."""
+        return f"mlflow+{self.url}?namespace={secrets.token_hex(6)}&repair_after=2"
+
+    def drop_database(self, url: str) -> None:
+        """Leave it: the server is the tests' own, and MLflow only marks things as deleted."""
+
+    def _private_url(self) -> str:
+        return f"http://{HOST}:{self._port}"
+
+    def _require_programs(self) -> None:
+        if importlib.util.find_spec("flask") is None:
+            raise ServerUnavailableError("only mlflow-skinny is installed, which brings no server")
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def _initialize(self, directory: Path) -> None:
+        """One write-ahead log for good; MLflow itself does not ask for one."""
+        if self.backend_store is None:
+            with contextlib.closing(sqlite3.connect(directory / "mlflow.db")) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+
+    def _account(self) -> _Account:
+        """Oneself: the server is a program of the Python that runs the tests, which others may not be able to reach."""
+        return {}
+
+    def _command(self, directory: Path) -> Sequence[str | Path]:
+        store = self.backend_store or f"sqlite:///{directory}/mlflow.db"
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(self._port), "--workers", "2"),
+            *("--backend-store-uri", store, "--default-artifact-root", f"{directory}/artifacts"),
+            *("--uvicorn-opts", "--timeout-graceful-shutdown 1 --log-level warning"),
+        ]
+
+    def _probe(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/version", timeout=10) as answer:
+            return answer.read().decode()
+
+
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (PostgreSQL, MySQL, Redis, MongoDB, DocumentDB, MLflow)}
 
 
 def _execute(engine: sa.Engine, statement: str) -> list[tuple[object, ...]]:

@@ -53,7 +53,7 @@ def test_a_backend_imports_no_other_backend(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_uses_public_names_of_the_core_alone(backend: str) -> None:
-    waist = {"codec", "driver", "errors", "filters", "plugins", "schema", "url"}
+    waist = {"codec", "driver", "errors", "files", "filters", "plugins", "schema", "table", "url"}
     for path, names in imported(ROOT / "backends" / backend).items():
         for module, name in names:
             if module.split(".")[0] != "holdfast":
@@ -75,6 +75,8 @@ def test_no_backend_knows_a_status_and_nobody_unpickles(folder: str) -> None:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
             }
             telling = {str(status) for status in holdfast.TrialStatus} - {"new"}  # a word of SQL's triggers as well
+            if path.name == "picture.py":  # what people see decides nothing
+                continue
             assert words.isdisjoint(telling), path
 
 

@@ -222,6 +222,7 @@ def test_a_measurement_belongs_to_one_trial(storage: Storage) -> None:
     with pytest.raises(InvalidArgument, match=f"was added to trial {first.id!r} already; make another Measurement"):
         storage.add_measurements(second, [Measurement(name="loss", value=2.0), measurement])
     assert values(storage.fetch_measurements(first)) == [1.0]
+    assert values(storage.fetch_measurements(second)) == [2.0], "the others are added, with transactions and without"
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_another_thread_waits_for_the_lock(storage: Storage) -> None:
     with storage.acquire_algorithm_lock(experiment) as algorithm:
         waiting = threading.Thread(target=save, args=(storage, experiment, "second"))
         waiting.start()
-        wait_until(lambda: storage.driver.find(ALGORITHM_LOCKS)[0].body["successor"] is not None)
+        wait_until(lambda: storage.driver.find(ALGORITHM_LOCKS)[0].body.get("successor") is not None)
         algorithm.set_state("first")
         assert waiting.is_alive()
     waiting.join(30)

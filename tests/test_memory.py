@@ -15,11 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import holdfast
 from doubles import in_threads
-from holdfast import Capability, Document, Driver, Increment, memory
+from holdfast import Capability, Document, Driver, Increment
 from holdfast.errors import ConfigurationError, SchemaMismatch, StorageClosed, UniqueViolation, Unsupported
 from holdfast.filters import Comparison, Order, equal, matches
 from holdfast.memory import MemoryDriver
 from holdfast.schema import ALGORITHM_LOCKS, EXPERIMENTS, SCHEMA, TRIALS, Collection, Field, Schema
+from holdfast.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -365,13 +366,13 @@ def test_a_trial_takes_at_most_two_kilobytes() -> None:
 @pytest.mark.parametrize("verb", ["reserve", "get", "count", "best", "lost", "measure", "lock"])
 def test_no_verb_looks_at_more_rows_the_more_trials_there_are(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = [0]
-    meets = memory._Table.meets
+    meets = Table.meets
 
     def counted(self: object, *arguments: object) -> bool:
         looked[0] += 1
         return meets(self, *arguments)
 
-    monkeypatch.setattr(memory._Table, "meets", counted)
+    monkeypatch.setattr(Table, "meets", counted)
 
     def rows(count: int) -> int:
         with holdfast.connect("memory://") as storage:

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import holdfast
-from doubles import FaultyDriver, in_threads, storage_over
+from doubles import FaultyDriver, in_threads, needs_clock, storage_over
 from holdfast import Run, Storage, Trial
 from holdfast.errors import FailedUpdate, InvalidType, ReservationLost, TrialNotFound, Unavailable
 
@@ -69,6 +69,7 @@ def faulty(driver: FaultyDriver) -> Iterator[Storage]:
 
 def take_over(storage: Storage, trial: Trial) -> Trial:
     """Another worker has the trial now."""
+    needs_clock(storage)
     storage.update_trial(trial.id, heartbeat=LONG_AGO)
     storage.recover_lost_trials(trial.experiment)
     again = storage.reserve_trial(trial.experiment, worker="other")

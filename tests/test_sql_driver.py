@@ -84,8 +84,8 @@ def full(**body: Plain) -> dict[str, Plain]:
 
 
 @pytest.fixture
-def url(shared_storage_url: str) -> str:
-    return shared_storage_url
+def url(sql_storage_url: str) -> str:
+    return sql_storage_url
 
 
 @pytest.fixture

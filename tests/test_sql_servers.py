@@ -12,18 +12,21 @@ import pytest
 
 from holdfast.driver import Capability, Increment
 from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
-from holdfast.filters import Order, equal
+from holdfast.filters import equal
 from holdfast.plugins import plugins
+from holdfast.reading import IN_ORDER
 from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
 from holdfast.schema import TRIALS
 from holdfast.url import StorageURL
 from holdfast_sql.server import ServerDriver, ServerLink, hosts
+from servers import SERVERS
 from test_sql_driver import SCHEMA, THINGS, connect, everything, thing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from holdfast.driver import Driver
+    from servers import Server
 
 pytestmark = pytest.mark.parametrize("shared_backend_name", ["postgresql", "mysql"])
 
@@ -231,6 +234,22 @@ def test_durability_is_what_the_server_does(driver: Driver) -> None:
     assert Capability.DURABLE in driver.capabilities
 
 
+UNSAFE = {"postgresql": ["-c", "fsync=off"], "mysql": ["--innodb-flush-method=nosync"]}
+
+
+def test_a_server_that_flushes_nothing_is_not_called_durable(
+    shared_backend_name: str, private_server: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = SERVERS[shared_backend_name]
+    command = kind._command
+    monkeypatch.setattr(
+        kind, "_command", lambda self, directory: [*command(self, directory), *UNSAFE[shared_backend_name]]
+    )
+    driver = connect(private_server(shared_backend_name).url)
+    assert Capability.DURABLE not in driver.capabilities
+    driver.close()
+
+
 def test_tables_of_others_are_not_taken_over(url: str) -> None:
     driver = connect(url)
     link_of(driver).command("CREATE TABLE things (x INTEGER)")
@@ -261,14 +280,15 @@ def test_the_claim_of_a_trial_uses_the_index(url: str) -> None:
     made = plan.changes({"pending": False})
     assert made is not None
     if driver.name == "postgresql":
-        statement = plan.claim(made[0], condition.shape, [Order("sequence")], locking="skip")
+        statement = plan.claim(made[0], condition.shape, IN_ORDER, locking="skip")
         arguments = statement.arguments(made[1] + condition.values)
     else:
         link.drop()
-        statement = plan.lock_first(condition.shape, [Order("sequence")])
+        statement = plan.lock_first(condition.shape, IN_ORDER)
         arguments = statement.arguments(condition.values)
     steps = "\n".join(str(row) for row in link.read(f"EXPLAIN {statement.sql}", arguments))
     assert "ix_trials_experiment_pending_sequence" in steps
+    print(steps)
     assert "Sort" not in steps
     assert "filesort" not in steps
     driver.close()

@@ -114,6 +114,21 @@ def test_storages_are_copied_between_backends(source: holdfast.Storage, storage:
     assert transfer.digest(back) == transfer.digest(source)
 
 
+FAMILIES = ("sqlite", "json", "mongodb", "mlflow")
+
+
+@pytest.mark.parametrize("target", FAMILIES)
+@pytest.mark.parametrize("origin", FAMILIES)
+def test_a_study_is_copied_from_each_backend_to_each(
+    origin: str, target: str, fresh_storage_url: Callable[[str], str]
+) -> None:
+    with holdfast.connect(fresh_storage_url(origin)) as first, holdfast.connect(fresh_storage_url(target)) as second:
+        fill(first, trials=20)
+        summary = transfer.copy(first, second)
+        assert summary.documents == sum(transfer.count(first).values()) > 20
+        assert transfer.digest(second) == transfer.digest(first) == summary.digest
+
+
 def test_a_storage_is_not_copied_to_itself(source: holdfast.Storage) -> None:
     with pytest.raises(ConflictingArguments):
         transfer.copy(source, source)

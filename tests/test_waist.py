@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles import FAULTS, Fault, FaultyDriver, OverridingFaultyDriver, storage_over
-from holdfast import Capability, Measurement, Storage, Trial, keeper
+from holdfast import Capability, Instant, Measurement, Storage, Trial, keeper
 from holdfast.errors import FailedUpdate, HoldfastError, OutcomeUnknown, Unavailable
 from holdfast.schema import SCHEMA
 
@@ -311,3 +311,24 @@ def test_a_change_that_others_have_overwritten_is_not_made_twice() -> None:
     with pytest.raises(OutcomeUnknown):
         storage.set_trial_status(trial, "interrupted")
     assert held(storage).status == "new"
+
+
+def test_a_clock_out_of_reach_for_a_moment_is_asked_again() -> None:
+    class Interrupted(FaultyDriver):
+        failures = 0
+
+        def now(self) -> Instant:
+            if self.failures:
+                self.failures -= 1
+                raise Unavailable("no answer to now")
+            return super().now()
+
+    driver = Interrupted()
+    with storage_over(driver) as storage:
+        experiment = storage.create_experiment(name="clock")
+        registered = storage.register_trial(experiment, {"x": 1.0})
+        driver.failures = 3
+        reserved = storage.reserve_trial(experiment)
+    assert reserved is not None
+    assert reserved.id == registered.id
+    assert driver.failures == 0
