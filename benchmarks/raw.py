@@ -44,7 +44,7 @@ _RESERVE = """
         revision = revision + 1, status = 'reserved', worker = ?, token = coalesce(token, 0) + 1, error = NULL,
         start_time = ?, end_time = NULL, heartbeat = ?, pending = 0, beat = ?, clock = ?, write = ?
     WHERE id = (
-        SELECT id FROM trials WHERE experiment = ? AND pending = 1 ORDER BY sequence, id LIMIT 1
+        SELECT id FROM trials WHERE experiment = ? AND pending = 1 ORDER BY sequence LIMIT 1
     ) RETURNING *
 """
 _HEARTBEAT = """
@@ -65,7 +65,7 @@ _COMPLETE = """
 _GET = "SELECT * FROM trials WHERE id = ?"
 _COUNT = "SELECT total FROM trials_tally_experiment_status WHERE experiment = ? AND status = 'completed'"
 _COUNT_EACH = "SELECT status, total FROM trials_tally_experiment_status WHERE experiment = ?"
-_FETCH = "SELECT * FROM trials WHERE experiment = ? ORDER BY sequence, id"
+_FETCH = "SELECT * FROM trials WHERE experiment = ? ORDER BY sequence"
 _LOCK = "SELECT * FROM algorithm_locks WHERE id = ?"
 _CREATE_LOCK = """
     INSERT OR IGNORE INTO algorithm_locks (id, revision, token, committed_token, chunks, chunk_token, configuration)
@@ -73,7 +73,7 @@ _CREATE_LOCK = """
 """
 _ACQUIRE = """
     UPDATE algorithm_locks SET
-        revision = revision + 1, holder = ?, successor = NULL, clock = ?, write = ?, token = ?, ttl = 60.0, beat = ?,
+        revision = revision + 1, holder = ?, queue = NULL, clock = ?, write = ?, token = ?, ttl = 60.0, beat = ?,
         acquired = ?, heartbeat = ?
     WHERE id = ? AND revision = ?
 """

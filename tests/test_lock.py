@@ -11,7 +11,7 @@ import pytest
 
 import holdfast
 from doubles import FaultyDriver, OverridingFaultyDriver, in_threads, storage_over
-from holdfast import Capability, LockedAlgorithmState, Storage
+from holdfast import Capability, LockedAlgorithmState, Storage, lock
 from holdfast.errors import (
     AlgorithmLockNotFound,
     DuplicateAlgorithmLock,
@@ -24,6 +24,7 @@ from holdfast.errors import (
     OutcomeUnknown,
     StorageDamaged,
 )
+from holdfast.leases import Leases
 from holdfast.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def test_another_thread_waits_for_the_lock(storage: Storage) -> None:
     with storage.acquire_algorithm_lock(experiment) as algorithm:
         waiting = threading.Thread(target=save, args=(storage, experiment, "second"))
         waiting.start()
-        wait_until(lambda: storage.driver.find(ALGORITHM_LOCKS)[0].body.get("successor") is not None)
+        wait_until(lambda: storage.driver.find(ALGORITHM_LOCKS)[0].body.get("queue") is not None)
         algorithm.set_state("first")
         assert waiting.is_alive()
     waiting.join(30)
@@ -349,6 +350,85 @@ def test_a_contender_is_served_against_one_who_always_comes_back(storage: Storag
     finally:
         served.set()
         thread.join(30)
+
+
+def queue_of(storage: Storage) -> list[str]:
+    return str(storage.driver.find(ALGORITHM_LOCKS)[0].body.get("queue") or "").split()
+
+
+def test_who_waits_is_served_in_the_order_of_coming(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "COURTESY", 60)  # a busy machine keeps nobody from its turn
+    experiment = experiment_of(storage)
+    served: list[int] = []
+
+    def contend(number: int) -> None:
+        with storage.acquire_algorithm_lock(experiment, timeout=60):
+            served.append(number)
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(8)]
+    with storage.acquire_algorithm_lock(experiment):
+        for number, thread in enumerate(threads):
+            thread.start()
+            wait_until(lambda: len(queue_of(storage)) == number + 1)  # noqa: B023
+    for thread in threads:
+        thread.join(60)
+    assert served == list(range(8))
+    assert queue_of(storage) == []
+
+
+def test_the_dead_in_the_queue_hold_nobody_up_for_longer_than_one_would(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(storage)
+    storage.initialize_algorithm_lock(experiment)
+    waits: list[float] = []
+    monkeypatch.setattr(lock, "COURTESY", 0.05)
+    watch = Leases.watch
+
+    def counted(self: Leases, key: str, sign: object) -> float:
+        waits.append(watch(self, key, sign))
+        return waits[-1]
+
+    monkeypatch.setattr(Leases, "watch", counted)
+    dead = [f"{number:08x}" for number in range(5)]
+    storage.driver.patch(ALGORITHM_LOCKS, (), {"queue": " ".join(dead)})
+    with storage.acquire_algorithm_lock(experiment, timeout=60):
+        assert queue_of(storage) == []
+    assert [wait for wait in waits if wait >= 0.05] == waits[-1:]
+
+
+def test_a_full_queue_is_waited_for(memory: Storage) -> None:
+    experiment = experiment_of(memory)
+    with memory.acquire_algorithm_lock(experiment):
+        full = " ".join(f"{number:08x}" for number in range(lock.PLACES))
+        assert len(full) <= 255
+        memory.driver.patch(ALGORITHM_LOCKS, (), {"queue": full})
+        with (
+            pytest.raises(LockAcquisitionTimeout),
+            memory.acquire_algorithm_lock(experiment, timeout=0.2),
+        ):
+            pass
+        assert queue_of(memory) == full.split()
+        thread = threading.Thread(target=save, args=(memory, experiment, "saved"))
+        thread.start()
+        memory.driver.patch(ALGORITHM_LOCKS, (), {"queue": full[9:]})
+        wait_until(lambda: len(queue_of(memory)) == lock.PLACES)
+        assert queue_of(memory)[:-1] == full[9:].split()
+        memory.driver.patch(ALGORITHM_LOCKS, (), {"queue": queue_of(memory)[-1]})
+    thread.join(30)
+    assert state_of(memory, experiment) == "saved"
+
+
+def test_who_waits_in_vain_leaves_the_queue_to_the_others(storage: Storage) -> None:
+    experiment = experiment_of(storage)
+    with storage.acquire_algorithm_lock(experiment):
+        storage.driver.patch(ALGORITHM_LOCKS, (), {"queue": "00000000"})
+        with (
+            pytest.raises(LockAcquisitionTimeout),
+            storage.acquire_algorithm_lock(experiment, timeout=0.1),
+        ):
+            pass
+        assert queue_of(storage) == ["00000000"]
 
 
 def test_wrong_arguments(memory: Storage) -> None:
@@ -620,7 +700,7 @@ def test_a_time_to_wait_is_not_negative(memory: Storage, wrong: float) -> None:
 def test_a_free_lock_that_is_left_to_another_says_so(memory: Storage) -> None:
     experiment = memory.create_experiment(name="waiting")
     memory.initialize_algorithm_lock(experiment)
-    memory.driver.patch(ALGORITHM_LOCKS, (), {"successor": "somebody"})
+    memory.driver.patch(ALGORITHM_LOCKS, (), {"queue": "somebody"})
     with (
         pytest.raises(LockAcquisitionTimeout, match="it was left to somebody, who has waited longer"),
         memory.acquire_algorithm_lock(experiment, timeout=0),

@@ -403,5 +403,5 @@ def test_declarations_are_complete() -> None:
         for fields in (*collection.unique, *collection.indexes, *collection.tallies):
             assert set(fields) <= names
         assert len(names) == len(collection.fields) + 1
-    assert ALGORITHM_LOCKS.field("successor") is not None
+    assert ALGORITHM_LOCKS.field("queue") is not None
     assert ALGORITHM_LOCKS.field("nothing") is None

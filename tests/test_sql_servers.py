@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import holdfast
 from holdfast.driver import Capability, Increment
 from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
 from holdfast.filters import equal
@@ -288,10 +289,35 @@ def test_the_claim_of_a_trial_uses_the_index(url: str) -> None:
         arguments = statement.arguments(condition.values)
     steps = "\n".join(str(row) for row in link.read(f"EXPLAIN {statement.sql}", arguments))
     assert "ix_trials_experiment_pending_sequence" in steps
-    print(steps)
     assert "Sort" not in steps
     assert "filesort" not in steps
     driver.close()
+
+
+def rows_read(driver: Driver) -> int:
+    """How many rows of trials the server has read so far, for this connection or for all."""
+    link = link_of(driver)
+    if driver.name == "mysql":
+        found = link.read("SHOW SESSION STATUS LIKE 'Handler\\_read\\_%'")
+        return sum(int(str(value)) for _, value in found)
+    link.read("SELECT pg_stat_force_next_flush()")
+    of_trials = "FROM pg_stat_user_tables WHERE relname = 'trials' AND schemaname = current_schema()"
+    return int(str(link.read(f"SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) {of_trials}")[0][0]))
+
+
+def test_a_reservation_reads_as_few_rows_whatever_is_pending(url: str) -> None:
+    read: list[int] = []
+    with holdfast.connect(url) as storage:
+        for number in (20, 2000):
+            experiment = storage.create_experiment(name=f"of {number}")
+            storage.register_trials(experiment, [{"x": float(place)} for place in range(number)])
+            storage.reserve_trial(experiment)
+            before = rows_read(storage.driver)
+            for _ in range(5):
+                assert storage.reserve_trial(experiment) is not None
+            read.append(rows_read(storage.driver) - before)
+    assert 5 <= read[0] < 100
+    assert read[1] <= read[0] + 5
 
 
 def test_clocks_of_two_connections_agree(driver: Driver, url: str) -> None:

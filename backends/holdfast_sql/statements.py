@@ -309,14 +309,9 @@ class Plan:
         return found.suffix_with(suffix)
 
     def _index_for(self, shape: Shape, order: Sequence[Order]) -> tuple[str, ...] | None:
-        """The index that has two or more fields asked for equality, followed by those of the order.
-
-        An id at the end of the order only decides between equals, which no index need do.
-        """
+        """The index that has two or more fields asked for equality, followed by those of the order."""
         equal = {field for field, operator, of, _ in shape if operator == "=" and of is not type(None)}
         wanted = tuple(one.field for one in order)
-        if wanted[-1:] == ("id",):
-            wanted = wanted[:-1]
         if not wanted or len({one.descending for one in order}) > 1:
             return None
         for index in self.collection.indexes:

@@ -219,8 +219,7 @@ class Driver(abc.ABC):
         """Change the first document that matches and return it as changed; None only where none matches.
 
         However many callers there are, each match is handed to one of them, provided that the changes make it match no
-        more. A driver may pass over a document that another caller is just claiming; should that claim come to nothing,
-        the document is handed out after later ones.
+        more. One that another call is changing at that moment may be passed over for the next.
         """
         while True:
             found = self.find(collection, where, order, limit=16)

@@ -8,6 +8,7 @@ fencing tokens (M. Kleppmann, "How to do distributed locking", 2016).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import secrets
@@ -34,7 +35,7 @@ from holdfast.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
 from holdfast.waist import write_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from holdfast.codec import Plain
@@ -56,8 +57,11 @@ CHUNK = 512 * 1024
 SHORTEST_WAIT, LONGEST_WAIT = 0.002, 0.05
 """Seconds between two looks of a contender, without its own ``retry_interval``."""
 
+PLACES = 28
+"""How many contenders may stand in the queue, whose text must fit a declared string; the others look for room."""
+
 COURTESY = 0.5
-"""Seconds for which a free lock is left to the contender that is next in line."""
+"""Seconds for which a free lock is left to the contender that is first in the queue."""
 
 _FREE: Mapping[str, Plain] = {
     "holder": None,
@@ -66,6 +70,11 @@ _FREE: Mapping[str, Plain] = {
     "heartbeat": None,
     "acquired": None,
 }
+
+
+def _queue_of(document: Document) -> list[str]:
+    """Who waits for the lock, in the order of coming: the last part of each contender's name."""
+    return cast("str", document.body.get("queue") or "").split()
 
 
 def process_name() -> str:
@@ -105,7 +114,7 @@ class AlgorithmLocks:
             "token": 0,
             "committed_token": 0,
             "ttl": None,
-            "successor": None,
+            "queue": None,
             "write": write_id(),
             **_FREE,
         }
@@ -181,7 +190,7 @@ class AlgorithmLocks:
         """Free the lock, whoever holds it; its holder can neither save nor release any more. Whether it was held."""
         document = self.find(experiment)
         held = document.body.get("holder") is not None
-        free: dict[str, Plain | Increment] = {**_FREE, "successor": None, "token": Increment()}
+        free: dict[str, Plain | Increment] = {**_FREE, "queue": None, "token": Increment()}
         self.waist.patch_one(ALGORITHM_LOCKS, experiment, (), free)
         return held
 
@@ -398,38 +407,43 @@ class Acquisition:
 
     def _acquire(self) -> LockedAlgorithmState:
         locks = self._locks
-        holder = f"{process_name()}:{secrets.token_hex(4)}"
+        ticket = secrets.token_hex(4)
+        holder = f"{process_name()}:{ticket}"
         began = time.monotonic()
         deadline = began + self._timeout
-        wait = min(SHORTEST_WAIT, self._longest)
         while True:
             document = self._find()
             sent = elapsed()
-            if self._may_take(document, holder):
+            queue = _queue_of(document)
+            if self._may_take(document, queue, ticket):
                 token = cast("int", document.body["token"]) + 1
                 changes: dict[str, Plain] = {
                     "holder": holder,
                     "token": token,
                     "ttl": locks.ttl,
                     "acquired": codec.encode_time(utcnow()),
-                    "successor": None,
+                    "queue": self._queue_behind(document, queue, ticket),
                     **locks.renewed(),
                 }
                 if locks.change(document, changes):
                     return self._enter(document, holder, token, sent)
                 continue
             if time.monotonic() >= deadline:
-                self._leave_queue(document, holder)
-                raise LockAcquisitionTimeout(self._refusal(document))
-            # Whoever has just come looks most often, and would always be before those who have waited for longer.
-            if time.monotonic() - began >= LONGEST_WAIT and self._may_queue(document, holder):
-                # By the place alone: a lock that comes and goes quickly is never twice at the same revision.
-                place = equal(successor=document.body.get("successor"))
-                locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, place, {"successor": holder})
-            first = document.body.get("successor") == holder
-            longest = SHORTEST_WAIT * 2 if first else self._longest
-            time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - time.monotonic()) + SHORTEST_WAIT))  # noqa: S311
-            wait = min(wait * 2, longest)
+                self._leave_queue(document, ticket)
+                raise LockAcquisitionTimeout(self._refusal(document, queue))
+            if ticket not in queue and len(queue) < PLACES and self._set_queue(document, [*queue, ticket]):
+                queue.append(ticket)
+            now = time.monotonic()
+            wait = self._wait(queue, ticket, now - began)
+            time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - now) + SHORTEST_WAIT))  # noqa: S311
+
+    def _wait(self, queue: Sequence[str], ticket: str, waited: float) -> float:
+        """Seconds until the next look: the nearer to the front, and the shorter the wait so far, the fewer."""
+        if ticket in queue:
+            shortest = math.ldexp(SHORTEST_WAIT, queue.index(ticket))
+            return min(max(shortest, min(waited / 16, LONGEST_WAIT)), self._longest)
+        # Whoever has just come must not find room before those who have looked for it for longer.
+        return self._longest if len(queue) >= PLACES else min(SHORTEST_WAIT, self._longest)
 
     def _enter(self, document: Document, holder: str, token: int, sent: float) -> LockedAlgorithmState:
         locks = self._locks
@@ -446,30 +460,42 @@ class Acquisition:
         locks.tell(AlgorithmLockAcquired(experiment=self._experiment, holder=holder, token=token))
         return handle
 
-    def _may_take(self, document: Document, holder: str) -> bool:
+    def _may_take(self, document: Document, queue: Sequence[str], ticket: str) -> bool:
         if document.body.get("holder") is not None:
             return self._locks.is_dead(document)
-        successor = document.body.get("successor")
-        return successor in (None, holder) or self._has_waited(document)
+        return not queue or queue[0] == ticket or self._has_waited(document, queue)
 
-    def _may_queue(self, document: Document, holder: str) -> bool:
-        successor = document.body.get("successor")
-        return successor is None or (successor != holder and self._has_waited(document))
+    def _has_waited(self, document: Document, queue: Sequence[str]) -> bool:
+        """Whether the first in the queue had its chance: the lock was free for `COURTESY`, as far as we have seen."""
+        sign = (document.body.get("token"), document.body.get("holder"), queue[0])
+        return self._locks.leases.watch(f"queue of {document.id}", sign) >= COURTESY
 
-    def _has_waited(self, document: Document) -> bool:
-        """Whether the one next in line had its chance: nothing has changed for `COURTESY`, as far as we have seen."""
-        sign = (document.body.get("token"), document.body.get("holder"), document.body.get("successor"))
-        return self._locks.leases.watch(f"successor of {document.id}", sign) >= COURTESY
+    def _queue_behind(self, document: Document, queue: Sequence[str], ticket: str) -> str | None:
+        """The queue when this contender has left it for the lock.
 
-    def _leave_queue(self, document: Document, holder: str) -> None:
-        if document.body.get("successor") == holder:
-            self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, equal(successor=holder), {"successor": None})
+        Where the first one has not come, more may be gone; instead of waiting for each, all who live queue anew.
+        """
+        if document.body.get("holder") is None and queue and queue[0] != ticket:
+            return None
+        return " ".join(one for one in queue if one != ticket) or None
 
-    def _refusal(self, document: Document) -> str:
+    def _set_queue(self, document: Document, queue: Sequence[str]) -> bool:
+        """Change the queue if it is still as it was read; the lock, that comes and goes quickly, need not be."""
+        unchanged = equal(queue=document.body.get("queue"))
+        changes: dict[str, Plain] = {"queue": " ".join(queue) or None}
+        return self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, unchanged, changes)
+
+    def _leave_queue(self, document: Document, ticket: str) -> None:
+        while ticket in (queue := _queue_of(document)):
+            if self._set_queue(document, [one for one in queue if one != ticket]):
+                return
+            document = self._find()
+
+    def _refusal(self, document: Document, queue: Sequence[str]) -> str:
         holder, ttl = document.body.get("holder"), document.body.get("ttl")
         age = self._locks.leases.age(document)
         if holder is None:
-            why = f"it was left to {document.body.get('successor')}, who has waited longer"
+            why = f"it was left to {queue[0]}, who has waited longer"
         else:
             why = f"held by {holder} (last renewed {age:.1f} s ago, its lease is {ttl} s)"
         return (

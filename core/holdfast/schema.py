@@ -165,7 +165,7 @@ BENCHMARKS = Collection(
 ALGORITHM_LOCKS = Collection(
     name="algorithm_locks",
     fields=(
-        *_fields("string", "holder successor clock write"),
+        *_fields("string", "holder queue clock write"),
         *_fields("integer", "token committed_token chunks chunk_token"),
         *_fields("number", "ttl beat"),
         *_fields("time", "acquired heartbeat"),

@@ -35,7 +35,7 @@ from holdfast.errors import (
     shown,
 )
 from holdfast.events import ExperimentCreated, TrialStatusChanged
-from holdfast.filters import Comparison, Filter, equal, suggest
+from holdfast.filters import Comparison, Filter, Order, equal, suggest
 from holdfast.lock import Acquisition, process_name
 from holdfast.reading import (
     IN_ORDER,
@@ -443,8 +443,6 @@ class Storage(ReadOnlyStorage):
         uid: str | None = None,
     ) -> Trial | None:
         """Hand the oldest pending trial to this worker, and to nobody else; None when there is none.
-
-        One that another worker is just taking counts as taken; should that come to nothing, it is handed out later.
 
         Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``,
         the trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again.
@@ -1052,7 +1050,7 @@ class Storage(ReadOnlyStorage):
             }
 
         free = (*wanted, *equal(holder=None))
-        order = [attrs.evolve(IN_ORDER[1], field="name")]
+        order = [Order("name")]
         taken = self._waist.claim(RESOURCES, free, taking(), order, equal(holder=name))
         if taken is not None:
             return mapping.RESOURCES.record(taken)
@@ -1153,10 +1151,14 @@ class Storage(ReadOnlyStorage):
         and the lock released, in one step; on an exception nothing is saved. A holder that dies is succeeded after the
         storage's ``lock_ttl``; one that was paused for longer gets `LockLost` and can neither save nor release.
 
+        Whoever waits is served in the order of coming. A contender that does not take the free lock within half a
+        second has lost its place, and the others queue anew.
+
         Args:
             experiment: the record or its id. Its lock is created if there is none.
             timeout: seconds to wait for it.
-            retry_interval: the longest time between two looks, in seconds; by default it grows from 2 to 50 ms.
+            retry_interval: the longest time between two looks, in seconds; by default 2 ms for the first in the queue, up to
+                50 ms for the others.
             uid: the id of the experiment, in place of ``experiment``.
 
         Raises:

@@ -279,7 +279,7 @@ class PlacesInTheQueueAreForgotten(Mutation):
     """Who waits for the lock gets no place in its queue, as that change is not stored."""
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
-        if collection == ALGORITHM_LOCKS and changes.get("successor") is not None:
+        if collection == ALGORITHM_LOCKS and changes.get("queue") is not None:
             return self.inner.count(collection, where)
         return self.inner.patch(collection, where, changes)
 
@@ -368,7 +368,7 @@ class WaitingCountsAsTaking(Mutation):
     """Each place that is taken in the queue of the lock makes its fencing token greater."""
 
     def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
-        if collection == ALGORITHM_LOCKS and changes.get("successor") is not None:
+        if collection == ALGORITHM_LOCKS and changes.get("queue") is not None:
             changes = {**changes, "token": Increment()}
         return self.inner.patch(collection, where, changes)
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     OpenDriver = Callable[..., Driver]
 
 spawn = multiprocessing.get_context("spawn")
-IN_ORDER = [Order("sequence"), Order("id")]
+IN_ORDER = [Order("sequence")]
 PENDING = equal(experiment="e", pending=True)
 TAKEN = {"status": "reserved", "pending": False, "token": Increment(), "worker": "w"}
 
