@@ -1157,8 +1157,8 @@ class Storage(ReadOnlyStorage):
         Args:
             experiment: the record or its id. Its lock is created if there is none.
             timeout: seconds to wait for it.
-            retry_interval: the longest time between two looks, in seconds; by default 2 ms for the first in the queue, up to
-                50 ms for the others.
+            retry_interval: the longest time between two looks, in seconds; by default 2 ms for the first in the queue,
+                and up to 50 ms for the others.
             uid: the id of the experiment, in place of ``experiment``.
 
         Raises:
