@@ -608,6 +608,7 @@ class MongoDB(Server):
     driver = "pymongo"
 
     _script_variable = "HOLDFAST_TEST_MONGODB_UP"
+    _folder_variable = "HOLDFAST_TEST_MONGODB_FOLDER"
     _first_time_seconds = 900.0
 
     def create_database(self) -> str:
@@ -642,11 +643,12 @@ class MongoDB(Server):
             )
 
     def _make_directory(self) -> Path:
-        """Where the script keeps the server, which is large, between the tests."""
-        directory = Path.home() / ".cache" / "holdfast-mongodb"
-        existing = next(folder for folder in directory.parents if folder.exists())
-        others_may_pass = all(folder.stat().st_mode & 0o001 for folder in (existing, *existing.parents))
-        return directory if others_may_pass or not self._account() else Path("/var/tmp/holdfast-mongodb")
+        """Where the script keeps the server, which is large, between the tests.
+
+        The engine does not run as root: the folders above must let others pass.
+        """
+        named = os.environ.get(self._folder_variable)
+        return Path(named) if named else Path(tempfile.gettempdir()) / "holdfast-mongodb"
 
     def _initialize(self, directory: Path) -> None:
         """The script does that."""
