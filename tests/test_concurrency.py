@@ -199,6 +199,8 @@ def run_under_kills(
     storage.register_trials(experiment, [{"x": float(number)} for number in range(trials)])
     workers = [start("work", experiment.id, f"w{number}", 2) for number in range(4)]
     living = list(workers)
+    for worker in workers:  # which takes a while on a busy machine
+        worker.wait_until_it_said("completed")
     for _ in range(kills):
         time.sleep(chance.uniform(*pause))
         victim = living.pop(chance.randrange(len(living)))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import threading
 import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from holdfast import forks
 from holdfast.driver import Capability, Instant
 from holdfast.errors import (
     ConfigurationError,
-    SchemaMismatch,
     StorageClosed,
     StorageDamaged,
     StorageError,
@@ -23,7 +22,7 @@ from holdfast.errors import (
     shown,
 )
 from holdfast.files import NETWORK_FILE_SYSTEMS, boot_clock, file_system, path_of
-from holdfast.schema import Collection
+from holdfast.schema import Collection, Schema
 from holdfast.table import Table, TableDriver
 from holdfast_json import snapshot
 from holdfast_json.snapshot import Snapshot
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from holdfast.codec import Plain
     from holdfast.plugins import OptionValue
-    from holdfast.schema import Field, Schema
+    from holdfast.schema import Field
     from holdfast.table import Row
     from holdfast.url import StorageURL
     from holdfast_json.snapshot import Stored
@@ -129,7 +128,7 @@ class JSONDriver(TableDriver):
             capabilities.add(Capability.SERVER_CLOCK)
         self.capabilities = frozenset(capabilities)
         self._file = JournalStorage(self._path, durable=durable, busy_timeout=busy_timeout, read_only=read_only)
-        self._schema: Schema | None = None
+        self._schema = Schema(0, ())
         self._head: Stored = {}
         self._tables: dict[str, NumberedTable] = {}
         self._closed = False
@@ -137,6 +136,7 @@ class JSONDriver(TableDriver):
         self._forget_locks()
         weakref.finalize(self, self._file.close).atexit = False
         _drivers.add(self)
+        forks.watch(self)
 
     def _forget_locks(self) -> None:
         # Whoever wants to write waits in turn, and holds the tables only while it does: readers need not wait for it.
@@ -166,26 +166,12 @@ class JSONDriver(TableDriver):
                     self._fold(is_rewritten=found is not None)
 
     def _is_current(self, content: Snapshot, *, upgrade: bool = False) -> bool:
-        assert self._schema is not None  # noqa: S101  (for the type checker)
-        stored, supported = content.head.get("schema"), self._schema.version
+        stored = content.head.get("schema")
         if not isinstance(stored, int):
             raise StorageDamaged(f"{self._path} is no Holdfast storage: it names no schema version; name another file")
-        if stored == supported:
-            return True
-        if upgrade and stored < supported:
-            return False
-        if stored > supported:
-            remedy = f"supports {supported}: install a newer Holdfast"
-        else:
-            remedy = f"needs {supported}: run `holdfast upgrade json:///{self._path}`"
-        raise SchemaMismatch(
-            f"{self._path} has schema version {stored}, and this release of Holdfast {remedy}",
-            stored=stored,
-            supported=supported,
-        )
+        return self._schema.accepts(stored, f"json:///{self._path}", upgrade=upgrade)
 
     def _fill(self, content: Snapshot, changes: list[Change]) -> None:
-        assert self._schema is not None  # noqa: S101  (for the type checker)
         self._head = content.head
         self._tables = {one.name: NumberedTable(one) for one in self._schema.collections}
         for name, documents in content.tables.items():
@@ -419,27 +405,10 @@ def erase(url: StorageURL) -> None:
 _drivers: weakref.WeakSet[JSONDriver] = weakref.WeakSet()
 
 
-def _before_fork() -> None:
-    for driver in list(_drivers):
-        driver.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for driver in list(_drivers):
-        driver.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    for driver in list(_drivers):
-        driver.after_fork_in_child()
-
-
 def _close_all() -> None:
     """At the end of the process: who opens the file then shall find everything in it."""
     for driver in list(_drivers):
         driver.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_close_all)

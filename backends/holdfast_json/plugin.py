@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from holdfast.errors import ConfigurationError
-from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.files import FILE_OPTIONS, file_url
+from holdfast.plugins import Backend, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,16 +29,6 @@ def _erase(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
     erase(url)
 
 
-def _url(fields: Mapping[str, object]) -> str:
-    unknown = sorted(set(fields) - {"path"})
-    if unknown:
-        raise ConfigurationError(f"unknown field {unknown[0]!r} for the json backend. Its field is: path")
-    path = fields.get("path")
-    if not path:
-        raise ConfigurationError('the json backend needs a path: {"type": "json", "path": "runs.json"}')
-    return f"json:///{quote(str(path), safe='/:~ ')}"
-
-
 @hookimpl
 def holdfast_backends() -> list[Backend]:
     """The JSON file."""
@@ -48,29 +38,10 @@ def holdfast_backends() -> list[Backend]:
             schemes=("json",),
             description="one readable JSON file on a local disk, shared by the processes of one machine",
             open=_open,
-            options=(
-                Option(
-                    name="durability",
-                    default="full",
-                    choices=("full", "fast"),
-                    help="full: a write survives a power failure; fast: it survives the death of the process",
-                ),
-                Option(
-                    name="busy_timeout",
-                    kind=float,
-                    default=60.0,
-                    help="how long to wait while others write, in seconds",
-                ),
-                Option(
-                    name="network",
-                    kind=bool,
-                    default=False,
-                    help="use the file although it is on a network file system",
-                ),
-            ),
+            options=FILE_OPTIONS,
             extra="holdfast[json]",
             example="json:///runs.json",
-            url=_url,
+            url=functools.partial(file_url, "json", example="runs.json"),
             level=3,
             erase=_erase,
         )

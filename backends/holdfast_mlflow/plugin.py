@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
+from holdfast.files import file_url
 from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,31 +115,10 @@ def _erase_store(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
 
 
 def _server_url(fields: Mapping[str, object]) -> str:
-    unknown = sorted(set(fields) - set(_SERVER_FIELDS))
-    if unknown:
-        raise ConfigurationError(
-            f"unknown field {unknown[0]!r} for the mlflow backend. Its fields are: {', '.join(_SERVER_FIELDS)}"
-        )
-    user, password = (quote(str(fields.get(name) or ""), safe="") for name in ("user", "password"))
-    credentials = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    host = str(fields.get("host") or "localhost")
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    check_fields("mlflow", fields, _SERVER_FIELDS)
     scheme = "mlflow+https" if fields.get("tls") else "mlflow+http"
-    port = f":{fields['port']}" if fields.get("port") is not None else ""
     path = quote(str(fields.get("path") or "").strip("/"), safe="/")
-    return f"{scheme}://{credentials}{host}{port}{f'/{path}' if path else ''}"
-
-
-def _store_url(fields: Mapping[str, object]) -> str:
-    unknown = sorted(set(fields) - {"path"})
-    if unknown:
-        raise ConfigurationError(
-            f"unknown field {unknown[0]!r} for the mlflow-store backend. Its field is: path (for other databases give "
-            "a URL)"
-        )
-    if not fields.get("path"):
-        raise ConfigurationError('the mlflow-store backend needs a path: {"type": "mlflow-store", "path": "mlflow.db"}')
-    return f"mlflow+sqlite:///{quote(str(fields['path']), safe='/:~ ')}"
+    return f"{scheme}://{authority(fields, 'localhost')}{f'/{path}' if path else ''}"
 
 
 _COMMON = (
@@ -200,7 +182,7 @@ def holdfast_backends() -> list[Backend]:
             options=(*_COMMON, Option(name="artifacts", help="where MLflow keeps the files of runs; none are written")),
             extra="holdfast[mlflow]",
             example="mlflow+sqlite:///mlflow.db",
-            url=_store_url,
+            url=functools.partial(file_url, "mlflow-store", example="mlflow.db", scheme="mlflow+sqlite"),
             level=3,
             erase=_erase_store,
         ),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
-from holdfast.errors import SchemaMismatch, StorageDamaged
+from holdfast.errors import StorageDamaged
 from holdfast.schema import Collection, Field, Schema
 from holdfast.table import Table
 
@@ -86,14 +86,7 @@ class State:
         Raises:
             SchemaMismatch: somebody has upgraded it, or it is older.
         """
-        supported = self.schema.version
-        if self.version != supported:
-            advice = "install a newer Holdfast" if self.version > supported else f"run `holdfast upgrade {shown}`"
-            raise SchemaMismatch(
-                f"{shown} has schema version {self.version}, and this release of Holdfast needs {supported}: {advice}",
-                stored=self.version,
-                supported=supported,
-            )
+        self.schema.accepts(self.version, shown)
 
     def get(self, name: str, identifier: str) -> Document | None:
         """A document."""

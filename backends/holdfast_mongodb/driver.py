@@ -22,7 +22,6 @@ from holdfast.errors import (
     ConfigurationError,
     InvalidArgument,
     OutcomeUnknown,
-    SchemaMismatch,
     StorageDamaged,
     StorageReadOnly,
     Unavailable,
@@ -216,15 +215,7 @@ class MongoDriver(Driver):
         version, created = stored.get("version"), stored.get("collections")
         if not isinstance(version, int) or not isinstance(created, dict):
             raise StorageDamaged(f"{self.shown} is not a Holdfast storage: its schema is {stored!r:.200}")
-        if version > schema.version or (version < schema.version and not upgrade):
-            advice = "install a newer Holdfast" if version > schema.version else f"run `holdfast upgrade {self.shown}`"
-            raise SchemaMismatch(
-                f"{self.shown} has schema version {version}, and this release of Holdfast needs {schema.version}: "
-                f"{advice}",
-                stored=version,
-                supported=schema.version,
-            )
-        if version < schema.version:
+        if not schema.accepts(version, self.shown, upgrade=upgrade):
             return [one for one in schema.collections if created.get(one.name) != schema.version] or schema.collections
         return tuple(one for one in schema.collections if one.name not in created)
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
 from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,20 +93,11 @@ def _erase(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
 
 
 def _url(fields: Mapping[str, object]) -> str:
-    unknown = sorted(set(fields) - set(_FIELDS))
-    if unknown:
-        raise ConfigurationError(
-            f"unknown field {unknown[0]!r} for the mongodb backend. Its fields are: {', '.join(_FIELDS)}"
-        )
+    check_fields("mongodb", fields, _FIELDS)
     if not fields.get("database"):
         raise ConfigurationError("the mongodb backend needs a database, as well as host, port, user and password")
-    user, password = (quote(str(fields.get(name) or ""), safe="") for name in ("user", "password"))
-    credentials = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    host = str(fields.get("host") or "localhost")
-    host = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") and "," not in host else host
-    port = f":{fields['port']}" if fields.get("port") is not None else ""
     scheme = "mongodb+srv" if fields.get("srv") else "mongodb"
-    return f"{scheme}://{credentials}{host}{port}/{quote(str(fields['database']), safe='')}"
+    return f"{scheme}://{authority(fields, 'localhost')}/{quote(str(fields['database']), safe='')}"
 
 
 @hookimpl

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, cast
 
+from holdfast import forks
 from holdfast.driver import Capability, Changes, Document, Driver, Refusal
 from holdfast.errors import (
-    SchemaMismatch,
     StorageClosed,
     StorageDamaged,
     StorageReadOnly,
@@ -66,7 +65,7 @@ class SQLDriver(Driver):
         self._plans: dict[str, Plan] = {}
         self._closed = False
         self._reset()
-        _drivers.add(self)
+        forks.watch(self)
 
     # Connections
 
@@ -195,22 +194,8 @@ class SQLDriver(Driver):
         version = (stored or {}).get(SCHEMA_ROW, ANNOUNCED)
         if stored is None or version == ANNOUNCED:
             return False
-        if version > schema.version:
-            raise SchemaMismatch(
-                f"{self.shown} has schema version {version}, and this release of Holdfast supports {schema.version}: "
-                "install a newer Holdfast",
-                stored=version,
-                supported=schema.version,
-            )
-        if version < schema.version:
-            if upgrade:
-                return False
-            raise SchemaMismatch(
-                f"{self.shown} has schema version {version}, and this release of Holdfast needs {schema.version}: run "
-                f"`holdfast upgrade {self.shown}`",
-                stored=version,
-                supported=schema.version,
-            )
+        if not schema.accepts(version, self.shown, upgrade=upgrade):
+            return False
         return all(stored.get(collection.name, ANNOUNCED) != ANNOUNCED for collection in schema.collections)
 
     def _create(self, link: Link, schema: Schema, tables: set[str], stored: dict[str, int] | None) -> None:
@@ -542,25 +527,5 @@ def _key_of(document: Document, key: tuple[str, ...]) -> tuple[Plain, ...]:
     return tuple(document.id if name == "id" else document.body.get(name) for name in key)
 
 
-_drivers: weakref.WeakSet[SQLDriver] = weakref.WeakSet()
 _inherited: list[object] = []
 """What a forked child has from its parent: kept, because closing it would disturb the parent."""
-
-
-def _before_fork() -> None:
-    for driver in list(_drivers):
-        driver.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for driver in list(_drivers):
-        driver.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    for driver in list(_drivers):
-        driver.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
+from holdfast.files import FILE_OPTIONS, file_url
 from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,42 +59,14 @@ def _erase_mysql(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
         driver.erase()
 
 
-def _unknown(type_: str, fields: Mapping[str, object], known: tuple[str, ...]) -> None:
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise ConfigurationError(
-            f"unknown field {unknown[0]!r} for the {type_} backend. Its fields are: {', '.join(known)}"
-        )
-
-
-def _sqlite_url(fields: Mapping[str, object]) -> str:
-    _unknown("sqlite", fields, ("path",))
-    path = fields.get("path")
-    if not path:
-        raise ConfigurationError('the sqlite backend needs a path: {"type": "sqlite", "path": "hpo.db"}')
-    return f"sqlite:///{quote(str(path), safe='/:~ ')}"
-
-
 def _server_url(type_: str, scheme: str) -> Callable[[Mapping[str, object]], str]:
     known = ("host", "port", "user", "password", "database")
 
     def build(fields: Mapping[str, object]) -> str:
-        _unknown(type_, fields, known)
+        check_fields(type_, fields, known)
         if not fields.get("database"):
             raise ConfigurationError(f"the {type_} backend needs a database, as well as host, port, user and password")
-        credentials = ""
-        if fields.get("user") is not None:
-            credentials = quote(str(fields["user"]), safe="")
-            if fields.get("password") is not None:
-                credentials += ":" + quote(str(fields["password"]), safe="")
-            credentials += "@"
-        host = str(fields.get("host") or "")
-        if host.startswith("/"):
-            host = quote(host, safe="")
-        elif host.count(":") > 1 and not host.startswith("["):
-            host = f"[{host}]"
-        port = f":{fields['port']}" if fields.get("port") is not None else ""
-        return f"{scheme}://{credentials}{host}{port}/{quote(str(fields['database']), safe='')}"
+        return f"{scheme}://{authority(fields)}/{quote(str(fields['database']), safe='')}"
 
     return build
 
@@ -121,28 +96,9 @@ def holdfast_backends() -> list[Backend]:
             schemes=("sqlite",),
             description="one SQLite file on a local disk, shared by the processes of one machine",
             open=_open_sqlite,
-            options=(
-                Option(
-                    name="durability",
-                    default="full",
-                    choices=("full", "fast"),
-                    help="full: a write survives a power failure; fast: it survives the death of the process",
-                ),
-                Option(
-                    name="busy_timeout",
-                    kind=float,
-                    default=60.0,
-                    help="how long to wait while others write, in seconds",
-                ),
-                Option(
-                    name="network",
-                    kind=bool,
-                    default=False,
-                    help="use the file although it is on a network file system",
-                ),
-            ),
+            options=FILE_OPTIONS,
             example="sqlite:///hpo.db",
-            url=_sqlite_url,
+            url=functools.partial(file_url, "sqlite", example="hpo.db"),
             level=3,
             erase=_erase_sqlite,
         ),

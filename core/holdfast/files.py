@@ -6,11 +6,28 @@ import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
+from holdfast.plugins import Option
+from holdfast.url import check_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from holdfast.url import StorageURL
+
+FILE_OPTIONS = (
+    Option(
+        name="durability",
+        default="full",
+        choices=("full", "fast"),
+        help="full: a write survives a power failure; fast: it survives the death of the process",
+    ),
+    Option(name="busy_timeout", kind=float, default=60.0, help="how long to wait while others write, in seconds"),
+    Option(name="network", kind=bool, default=False, help="use the file although it is on a network file system"),
+)
+"""The options of a backend that keeps one file."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     (
@@ -20,6 +37,25 @@ NETWORK_FILE_SYSTEMS = frozenset(
     )
 )
 """What `file_system` calls those on which locks of several machines cannot be trusted."""
+
+
+def file_url(backend: str, fields: Mapping[str, object], example: str, scheme: str | None = None) -> str:
+    """The URL of a configuration with the field ``path``.
+
+    Args:
+        backend: its name.
+        fields: of the configuration.
+        example: of a path, for the message.
+        scheme: where it is not the backend's name.
+
+    Raises:
+        ConfigurationError: there is no path, or something else.
+    """
+    check_fields(backend, fields, ("path",))
+    path = fields.get("path")
+    if not path:
+        raise ConfigurationError(f'the {backend} backend needs a path: {{"type": "{backend}", "path": "{example}"}}')
+    return f"{scheme or backend}:///{quote(str(path), safe='/:~ ')}"
 
 
 def path_of(url: StorageURL, suffix: str) -> str:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from holdfast.driver import Capability, Driver, Instant
 from holdfast.errors import (
     ConfigurationError,
-    SchemaMismatch,
     StorageClosed,
     StorageDamaged,
     StorageReadOnly,
@@ -91,13 +90,7 @@ class MemoryDriver(TableDriver):
         with self._store.lock:
             self._check_open()
             stored, tables = self._store.version, self._store.tables
-            older = stored is not None and stored < schema.version
-            if stored not in (None, schema.version) and not (older and upgrade):
-                raise SchemaMismatch(
-                    f"this memory storage has schema version {stored}, not {schema.version}",
-                    stored=stored or 0,
-                    supported=schema.version,
-                )
+            older = stored is not None and not schema.accepts(stored, "memory://", upgrade=upgrade)
             missing = [one for one in schema.collections if older or one.name not in tables]
             if self._read_only and (stored is None or missing):
                 raise StorageDamaged(

@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from holdfast.errors import SchemaMismatch
+
 Kind: TypeAlias = Literal["string", "text", "integer", "number", "boolean", "time", "json"]
 
 
@@ -57,12 +59,37 @@ class Collection:
 class Schema:
     """All collections of a storage, and the version of their declaration.
 
-    A driver stores the version and refuses a storage of another one with `SchemaMismatch`, unless asked to upgrade an
-    older one.
+    A driver stores the version and refuses a storage of another one, unless asked to upgrade an older one: `accepts`
+    says which.
     """
 
     version: int
     collections: tuple[Collection, ...]
+
+    def accepts(self, stored: int, shown: str, *, upgrade: bool = False) -> bool:
+        """Whether a storage can be used as it is; False where it is older, and shall be upgraded.
+
+        Args:
+            stored: the version that the storage has.
+            shown: its URL without secrets, for the message.
+            upgrade: whether an older one shall be upgraded.
+
+        Raises:
+            SchemaMismatch: it is newer, or it is older and shall not be upgraded.
+        """
+        if stored == self.version:
+            return True
+        if stored < self.version and upgrade:
+            return False
+        if stored > self.version:
+            remedy = f"supports {self.version}: install a newer Holdfast"
+        else:
+            remedy = f"needs {self.version}: run `holdfast upgrade {shown}`"
+        raise SchemaMismatch(
+            f"{shown} has schema version {stored}, and this release of Holdfast {remedy}",
+            stored=stored,
+            supported=self.version,
+        )
 
 
 def _fields(kind: Kind, names: str, *, public: bool = True) -> tuple[Field, ...]:

@@ -11,7 +11,7 @@ import attrs
 from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -83,6 +83,37 @@ class StorageURL:
         shown = {name: _MASK if _SECRET.search(name) else value for name, value in self.query.items()}
         query = f"?{urlencode(shown, safe='*/')}" if shown else ""
         return f"{self.scheme}://{credentials}{self.host or ''}{quote(self.path, safe='/:~ {}')}{query}"
+
+
+def check_fields(backend: str, fields: Mapping[str, object], known: Sequence[str]) -> None:
+    """Refuse a field of a configuration that the backend does not have.
+
+    Raises:
+        ConfigurationError: there is one; the message names those that are known.
+    """
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"unknown field {unknown[0]!r} for the {backend} backend. Its fields are: {', '.join(known)}"
+        )
+
+
+def authority(fields: Mapping[str, object], host: str = "") -> str:
+    """``user:password@host:port`` for a URL, quoted; from the fields ``user``, ``password``, ``host`` and ``port``.
+
+    Args:
+        fields: what is absent, None or empty is left out.
+        host: where the fields name none.
+    """
+    user, password = (quote(str(fields.get(name) or ""), safe="") for name in ("user", "password"))
+    credentials = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    host = str(fields.get("host") or host)
+    if host.startswith("/"):  # the folder of a socket
+        host = quote(host, safe="")
+    elif host.count(":") > 1 and not host.startswith("[") and "," not in host:
+        host = f"[{host}]"
+    port = f":{fields['port']}" if fields.get("port") is not None else ""
+    return f"{credentials}{host}{port}"
 
 
 def mask(text: str) -> str:

@@ -14,13 +14,13 @@ from holdfast.driver import Capability, Document, Driver, Instant, Refusal
 from holdfast.errors import (
     ConfigurationError,
     OutcomeUnknown,
-    SchemaMismatch,
     StorageDamaged,
     StorageReadOnly,
     Unavailable,
     UniqueViolation,
 )
 from holdfast.filters import Comparison, Filter, Order, matches
+from holdfast.schema import Schema
 
 from holdfast_redis.layout import (
     Layout,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from holdfast.codec import Plain
     from holdfast.driver import Changes
-    from holdfast.schema import Collection, Schema
+    from holdfast.schema import Collection
 
     from holdfast_redis.layout import Scalar
     from holdfast_redis.link import Link, Reply
@@ -105,7 +105,7 @@ class RedisDriver(Driver):
             old, _, target = state.partition(">")
             if not all(part.isdecimal() for part in (old, target or old)):
                 raise StorageDamaged(f"{self._shown} is not a Holdfast storage: its schema is {state[:80]!r}")
-            self._check_version(int(old), int(target or old), schema.version, upgrade=upgrade)
+            self._check_version(int(old), int(target or old), schema, upgrade=upgrade)
             if self._read_only:
                 raise StorageReadOnly(f"{self._shown} was opened read-only and cannot be upgraded")
             self._upgrade(schema, state)
@@ -120,16 +120,8 @@ class RedisDriver(Driver):
         stored = self._link.ask(("GET", f"{self._namespace}:schema"))[0]
         return cast("bytes", stored or b"").decode(errors="replace")
 
-    def _check_version(self, old: int, target: int, supported: int, *, upgrade: bool) -> None:
-        if target <= supported and upgrade:
-            return
-        advice = f"run `holdfast upgrade {self._link.shown}`" if target <= supported else "install a newer Holdfast"
-        raise SchemaMismatch(
-            f"{self._shown} has schema version {max(old, target)}, and this release of Holdfast needs {supported}: "
-            f"{advice}",
-            stored=old if target <= supported else target,
-            supported=supported,
-        )
+    def _check_version(self, old: int, target: int, schema: Schema, *, upgrade: bool = False) -> None:
+        schema.accepts(target if target > schema.version else old, self._link.shown, upgrade=upgrade)
 
     def _create(self, wanted: str) -> None:
         """Write the version into a namespace that has nothing else."""
@@ -212,7 +204,7 @@ class RedisDriver(Driver):
             raise StorageDamaged(f"{self._shown} is gone: its schema was deleted, or the server came back empty")
         if state != self._state:
             old, _, target = state.partition(">")
-            self._check_version(int(old), int(target or old), int(self._state or 0), upgrade=False)
+            self._check_version(int(old), int(target or old), Schema(int(self._state or 0), ()))
 
     # Reading
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from holdfast.errors import ConfigurationError
 from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,19 +82,12 @@ def _erase(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
 
 
 def _url(fields: Mapping[str, object]) -> str:
-    unknown = sorted(set(fields) - set(_FIELDS))
-    if unknown:
-        raise ConfigurationError(
-            f"unknown field {unknown[0]!r} for the redis backend. Its fields are: {', '.join(_FIELDS)}"
-        )
-    user, password = (quote(str(fields.get(name) or ""), safe="") for name in ("user", "password"))
-    credentials = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    check_fields("redis", fields, _FIELDS)
     if fields.get("socket"):
+        credentials = authority({**fields, "host": None, "port": None})
         return f"redis+unix://{credentials}{quote(str(fields['socket']))}?db={fields.get('database') or 0}"
-    host = str(fields.get("host") or "localhost")
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     scheme = "rediss" if fields.get("tls") else "redis"
-    return f"{scheme}://{credentials}{host}:{fields.get('port') or 6379}/{fields.get('database') or 0}"
+    return f"{scheme}://{authority({'port': 6379, **fields}, 'localhost')}/{fields.get('database') or 0}"
 
 
 @hookimpl
