@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import subprocess
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -252,3 +253,17 @@ def _names(text: str) -> set[str]:
 def _argument_names(marker: pytest.Mark) -> list[str]:
     names = marker.args[0] if marker.args else marker.kwargs["argnames"]
     return names.split(",") if isinstance(names, str) else list(names)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of one megabyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

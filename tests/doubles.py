@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -168,3 +171,41 @@ def needs_clock(storage: Storage) -> None:
     """Skip where silence is observed and not dated: a heartbeat of long ago is then as good as one of this moment."""
     if Capability.SERVER_CLOCK not in storage.driver.capabilities:
         pytest.skip("this backend has no clock that its users share")
+
+
+def forked_while_threads_write(insert: Callable[[str], object], forks: int) -> int:
+    """How many forked children could insert, each forked in the midst of the inserts of two threads.
+
+    Args:
+        insert: is given a name that it has not had before; those of children begin with ``child``.
+        forks: how many children, one after the other.
+    """
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        for place in itertools.count():
+            if stop.is_set():
+                return
+            insert(f"{number} {place}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    done = 0
+    try:
+        for number in range(forks):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    insert(f"child {number}")
+                    status = 0
+                finally:
+                    os._exit(status)
+            done += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    return done

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import holdfast
 from comparing import identical
+from doubles import forked_while_threads_write
 from holdfast.codec import dumps
 from holdfast.driver import Capability, Document, Driver, Increment
 from holdfast.errors import (
@@ -703,33 +704,8 @@ def test_a_forked_child_makes_a_client_of_its_own(driver: MongoDriver) -> None:
 
 @ON_MONGODB
 def test_a_fork_while_threads_write(driver: MongoDriver) -> None:
-    stop = threading.Event()
-
-    def write(name: int) -> None:
-        for place in itertools.count():
-            if stop.is_set():
-                return
-            driver.insert(THINGS, [thing(f"{name} {place}")])
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for round_ in range(4):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    driver.insert(THINGS, [thing(f"child {round_}")])
-                    status = 0
-                finally:
-                    os._exit(status)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert sum(one.id.startswith("child") for one in driver.find(THINGS)) == 4
+    assert forked_while_threads_write(lambda name: driver.insert(THINGS, [thing(name)]), 5) == 5
+    assert sum(one.id.startswith("child") for one in driver.find(THINGS)) == 5
 
 
 @ON_MONGODB

@@ -8,13 +8,13 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from doubles import forked_while_threads_write
 from holdfast.driver import Capability, Document, Driver, Increment, changed
 from holdfast.errors import (
     InvalidArgument,
@@ -730,31 +730,5 @@ def test_a_forked_child_has_connections_of_its_own(driver: Driver) -> None:
 
 
 def test_a_fork_while_threads_write(driver: Driver) -> None:
-    stop = threading.Event()
-
-    def write(name: int) -> None:
-        place = 0
-        while not stop.is_set():
-            driver.insert(THINGS, [thing(f"{name} {place}")])
-            place += 1
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for round_ in range(5):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    driver.insert(THINGS, [thing(f"child {round_}")])
-                    status = 0
-                finally:
-                    os._exit(status)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            time.sleep(0.01)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    assert forked_while_threads_write(lambda name: driver.insert(THINGS, [thing(name)]), 5) == 5
     assert sum(name.startswith("child") for name in everything(driver)) == 5
