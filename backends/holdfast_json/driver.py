@@ -299,10 +299,9 @@ class JSONDriver(TableDriver):
                         yield
                         if changes:
                             self._file.append(_final(changes))
-                except Exception:
-                    raise
-                except BaseException:  # an interrupt, perhaps in the middle of a change
-                    self._file.forget()
+                except BaseException as error:
+                    if not isinstance(error, Exception):  # an interrupt, perhaps in the middle of a change
+                        self._file.forget()
                     raise
                 if self._file.is_due:
                     with contextlib.suppress(StorageError):  # all is in the journal, and it is tried again

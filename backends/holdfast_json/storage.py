@@ -182,7 +182,7 @@ class JournalStorage(Storage):
                 except _Unsettled as error:
                     if self._locked or not left:
                         raise StorageDamaged(str(error)) from None
-                    time.sleep(random.uniform(*_WAIT) * (_PATIENCE - left))  # noqa: S311
+                    time.sleep(random.uniform(*_WAIT) * (_PATIENCE - left))
         raise AssertionError
 
     def _load(self) -> tuple[Snapshot, list[Change]] | None:
@@ -190,7 +190,7 @@ class JournalStorage(Storage):
         head: Stored | None = None
         if (file := self._open(self._journal)) is not None:
             self._file, self._inode = file, os.fstat(file).st_ino
-            records = self._read_journal()
+            records = self._read_journal(file)
             head = cast("Stored", records.pop(0)) if records else None
         if (file := self._open(self.path)) is None:
             if head is not None:
@@ -233,7 +233,7 @@ class JournalStorage(Storage):
                 now = _inode(self._journal)
                 if self._file is not None:
                     try:
-                        found += _changes(self._read_journal())
+                        found += _changes(self._read_journal(self._file))
                     except _Unsettled:  # or a write that failed was undone; `load` will tell
                         return None
                 if now == self._inode:
@@ -242,11 +242,10 @@ class JournalStorage(Storage):
                 if now is None or not self._follow():
                     return None
 
-    def _read_journal(self) -> list[Plain]:
+    def _read_journal(self, file: int) -> list[Plain]:
         """The records that are new."""
-        assert self._file is not None  # noqa: S101  (for the type checker)
         known = len(self._checksum)
-        data = _read(self._file, self._end - known, os.fstat(self._file).st_size)
+        data = _read(file, self._end - known, os.fstat(file).st_size)
         if known and data[:known] != self._checksum:
             raise _Unsettled(f"{self._journal}: a record was taken back")
         records, length = journal.unpack(data[known:], self._number)
@@ -506,7 +505,7 @@ class JournalStorage(Storage):
                 raise
             else:
                 return
-            time.sleep(random.uniform(*_WAIT))  # noqa: S311
+            time.sleep(random.uniform(*_WAIT))
 
     def _set_fold_limit(self, size: int) -> None:
         self._fold_at = max(_SMALLEST_FOLD, size)
@@ -514,7 +513,7 @@ class JournalStorage(Storage):
     def _mode(self, of: int | None = None) -> int:
         """The permissions of the snapshot; where there is none, those of a new file."""
         try:
-            return os.stat(self.path).st_mode & 0o666  # noqa: PTH116
+            return Path(self.path).stat().st_mode & 0o666
         except OSError:
             return 0o666 if of is None else os.fstat(of).st_mode & 0o777
 

@@ -247,7 +247,7 @@ class MLflowDriver(TableDriver):
         return waited
 
     def _pause(self, round_trips: float) -> None:
-        time.sleep(random.uniform(0.2, 1) * min(round_trips * self._ledger.round_trip, 1))  # noqa: S311  # jitter
+        time.sleep(random.uniform(0.2, 1) * min(round_trips * self._ledger.round_trip, 1))
 
     def _after_a_loss(self, since: float, size: int) -> None:
         """Step back, for longer each time, so that one writer at a time gets on, and with one request for each entry.

@@ -348,7 +348,7 @@ class Ledger:
                 return self._won(len(text)) if stored == value else False
             if time.monotonic() > deadline:
                 raise unknown
-            time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter
+            time.sleep(random.uniform(0.005, 0.05))
 
     def _lost(self, error: Refused) -> bool:
         """Somebody else has this entry; if that cannot be seen after some tries, the refusal means something else."""

@@ -131,7 +131,7 @@ class Mirror:
         if author is None:
             due = now + _DELAY
         else:
-            due = now + self._patience * random.uniform(1, 1.5) * (1 if author else _STRANGER)  # noqa: S311  # jitter
+            due = now + self._patience * random.uniform(1, 1.5) * (1 if author else _STRANGER)
         with self._wake:
             if author:
                 self._heard[author] = now

@@ -185,7 +185,7 @@ class SQLDriver(Driver):
     def _versions(self, link: Link) -> dict[str, int] | None:
         """The version of the schema and of each collection; None where there is no schema table."""
         try:
-            rows = link.read(f"SELECT name, version FROM {self._schema_table}")  # noqa: S608  (our own name)
+            rows = link.read(f"SELECT name, version FROM {self._schema_table}")
         except MissingTable:
             return None
         return cast("dict[str, int]", dict(cast("list[tuple[str, int]]", rows)))
@@ -261,10 +261,10 @@ class SQLDriver(Driver):
             f"('{name}', {ANNOUNCED:d})" for name in (*self._names(schema), SCHEMA_ROW) if name not in stored
         )
         if rows:
-            link.write(f"INSERT INTO {self._schema_table} (name, version) VALUES {rows}", ())  # noqa: S608
+            link.write(f"INSERT INTO {self._schema_table} (name, version) VALUES {rows}", ())
 
     def _record(self, link: Link, name: str, version: int) -> None:
-        link.write(f"UPDATE {self._schema_table} SET version = {version:d} WHERE name = '{name}'", ())  # noqa: S608
+        link.write(f"UPDATE {self._schema_table} SET version = {version:d} WHERE name = '{name}'", ())
 
     @property
     def _schema_table(self) -> str:

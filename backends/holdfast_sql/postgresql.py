@@ -262,7 +262,7 @@ class PostgreSQLDriver(ServerDriver):
         arrays = ", ".join(f"%s::{_ARRAYS.get(_kind(kinds, column.name), 'text')}[]" for column in columns)
         numbers = tuple(place for place, column in enumerate(columns) if kinds.get(column.name) == "number")
         table = quote(plan.table.name)
-        return f"INSERT INTO {table} ({listed}) SELECT * FROM unnest({arrays})", numbers  # noqa: S608
+        return f"INSERT INTO {table} ({listed}) SELECT * FROM unnest({arrays})", numbers
 
     def _claim(
         self,
@@ -332,7 +332,7 @@ class PostgreSQLDriver(ServerDriver):
         # come or go together are counted together; an update is counted row by row, because only so can a trigger
         # leave out, at no cost, those that change nothing of the group.
         body = (
-            "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN "  # noqa: S608
+            "CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN "
             f"INSERT INTO {tally} AS kept ({listed}, shard, total) "
             f"SELECT {changed}, pg_backend_pid() % {SHARDS}, {{sum}} FROM {{source}} AS change {{names}}"
             f"WHERE {complete} {{group}}ORDER BY {changed} "
@@ -359,9 +359,7 @@ class PostgreSQLDriver(ServerDriver):
             f"WHEN (({old}) IS DISTINCT FROM ({new})) EXECUTE FUNCTION {triggers['update']}()"
         )
         kept = " AND ".join(f"{name} IS NOT NULL" for name in names)
-        link.command(
-            f"INSERT INTO {tally} SELECT {listed}, 0, count(*) FROM {table} WHERE {kept} GROUP BY {listed}"  # noqa: S608
-        )
+        link.command(f"INSERT INTO {tally} SELECT {listed}, 0, count(*) FROM {table} WHERE {kept} GROUP BY {listed}")
 
     def _drop_functions(self, link: Link, names: Sequence[str]) -> None:
         triggers: list[Cell] = [self.naming.trigger(name, event) for name in names for event in _TRIGGER_EVENTS]

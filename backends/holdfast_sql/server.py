@@ -334,7 +334,7 @@ class ServerDriver(SQLDriver):
                 f"{self.shown}: others have kept all matching {plan.collection.name} locked for "
                 f"{self.statement_timeout:g} s; is a transaction stuck?"
             )
-        time.sleep(random.uniform(*_RETRY))  # noqa: S311
+        time.sleep(random.uniform(*_RETRY))
         return True
 
     def erase(self) -> None:

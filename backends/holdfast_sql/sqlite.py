@@ -171,7 +171,7 @@ class SQLiteLink(Link):
                     raise
                 if not _is_busy(error) or time.monotonic() >= deadline:
                     raise self.translate(error, writing=False) from error
-                time.sleep(random.uniform(0.001, 0.01))  # noqa: S311
+                time.sleep(random.uniform(0.001, 0.01))
             else:
                 break
         self._connection = connection
@@ -362,7 +362,7 @@ class SQLiteLink(Link):
             except _RAISED as error:
                 if not _is_busy(error) or time.monotonic() >= deadline:
                     raise self._failed(error, writing=False) from error
-            time.sleep(random.uniform(*_WAIT))  # noqa: S311
+            time.sleep(random.uniform(*_WAIT))
 
     def _wait_for_write_lock(self) -> None:
         deadline = time.monotonic() + self._driver.busy_timeout
@@ -378,7 +378,7 @@ class SQLiteLink(Link):
                             f"{self._driver.shown}: another process has held the write lock for "
                             f"{self._driver.busy_timeout:g} s; is one stopped in the middle of a transaction?"
                         )
-                    time.sleep(random.uniform(*_WAIT))  # noqa: S311
+                    time.sleep(random.uniform(*_WAIT))
             finally:
                 if gate:
                     self._leave_gate()
@@ -406,7 +406,7 @@ class SQLiteLink(Link):
         """Wait at the gate; whether it is held, for it may be that it cannot be had."""
         began = time.monotonic()
         # Whoever has just lost the lock lets those go first who wait already.
-        time.sleep(min(random.uniform(*_STAND_BACK), self._driver.busy_timeout))  # noqa: S311
+        time.sleep(min(random.uniform(*_STAND_BACK), self._driver.busy_timeout))
         while self._has_gate:
             held = self._try_gate()
             now = time.monotonic()
@@ -702,7 +702,7 @@ class SQLiteDriver(SQLDriver):
 
         def take(row: str) -> str:
             same = " AND ".join(f"{name} = {row}.{name}" for name in names)
-            return f"UPDATE {tally} SET total = total - 1 WHERE {same};"  # noqa: S608
+            return f"UPDATE {tally} SET total = total - 1 WHERE {same};"
 
         changed = " OR ".join(f"old.{name} IS NOT new.{name}" for name in names)
         gone = " AND ".join(f"{name} = old.{name}" for name in names)
@@ -715,12 +715,11 @@ class SQLiteDriver(SQLDriver):
             f"BEGIN {take('old')} {add('new')} END"
         )
         link.command(
-            f"CREATE TRIGGER {quoted(trigger('delete'))} AFTER DELETE ON {table} "  # noqa: S608
+            f"CREATE TRIGGER {quoted(trigger('delete'))} AFTER DELETE ON {table} "
             f"BEGIN {take('old')} DELETE FROM {tally} WHERE {gone} AND total = 0; END"
         )
         link.command(
-            f"INSERT INTO {tally} SELECT {listed}, count(*) FROM {table} WHERE {complete(table)} "  # noqa: S608
-            f"GROUP BY {listed}"
+            f"INSERT INTO {tally} SELECT {listed}, count(*) FROM {table} WHERE {complete(table)} GROUP BY {listed}"
         )
 
 

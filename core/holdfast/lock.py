@@ -435,7 +435,7 @@ class Acquisition:
                 queue.append(ticket)
             now = time.monotonic()
             wait = self._wait(queue, ticket, now - began)
-            time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - now) + SHORTEST_WAIT))  # noqa: S311
+            time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - now) + SHORTEST_WAIT))
 
     def _wait(self, queue: Sequence[str], ticket: str, waited: float) -> float:
         """Seconds until the next look: the nearer to the front, and the shorter the wait so far, the fewer."""
