@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# No machine has processes of these ids, which would be asked for the threads that they are.
 TOLD = """\
-70 10.000000 pwrite64(3, ""..., 24, 0) = 24 <0.000010>
-71 10.000100 write(1, ""..., 8) = 8 <0.000010>
-70 10.000200 fdatasync(3 <unfinished ...>
-71 10.000300 pwrite64(5, ""..., 10, 8) = -1 ENOSPC (No space left on device) (INJECTED) <0.000010>
-70 10.000900 <... fdatasync resumed>) = 0 <0.000600>
-70 10.001000 pwrite64(3, ""..., 24, 24) = 24 <0.000010>
-70 10.001100 fsync(4) = -1 EIO (Input/output error) <0.000010>
-70 10.001200 openat(AT_FDCWD, ""..., O_RDWR|O_CREAT|O_DSYNC, 0666) = 9 <0.000010>
-70 10.001300 pwrite64(9, ""..., 24, 24) = 24 <0.000010>
-70 10.001400 pwrite64(9, ""..., 24, 24) = ?
-70 10.001500 +++ killed by SIGKILL +++
+9000070 10.000000 pwrite64(3, ""..., 24, 0) = 24 <0.000010>
+9000071 10.000100 write(1, ""..., 8) = 8 <0.000010>
+9000070 10.000200 fdatasync(3 <unfinished ...>
+9000071 10.000300 pwrite64(5, ""..., 10, 8) = -1 ENOSPC (No space left on device) (INJECTED) <0.000010>
+9000070 10.000900 <... fdatasync resumed>) = 0 <0.000600>
+9000070 10.001000 pwrite64(3, ""..., 24, 24) = 24 <0.000010>
+9000070 10.001100 fsync(4) = -1 EIO (Input/output error) <0.000010>
+9000070 10.001200 openat(AT_FDCWD, ""..., O_RDWR|O_CREAT|O_DSYNC, 0666) = 9 <0.000010>
+9000070 10.001300 pwrite64(9, ""..., 24, 24) = 24 <0.000010>
+9000070 10.001400 pwrite64(9, ""..., 24, 24) = ?
+9000070 10.001500 +++ killed by SIGKILL +++
 """
 WRITER = """\
 import os, sys
@@ -50,7 +51,7 @@ print("done", flush=True)
 
 def told(path: Path) -> tracing.Trace:
     path.write_text(TOLD)
-    return tracing.Trace([70], path, ("write",))
+    return tracing.Trace([9000070], path, ("write",))
 
 
 @pytest.fixture
@@ -81,15 +82,15 @@ def writer(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_calls_are_read_across_threads(trace: tracing.Trace) -> None:
     calls = trace.calls()
     assert [(one.process, one.name, one.number, one.result) for one in calls] == [
-        (70, "pwrite64", 1, 24),
-        (71, "write", 1, 8),
-        (70, "fdatasync", 1, 0),
-        (71, "pwrite64", 1, -1),
-        (70, "pwrite64", 2, 24),
-        (70, "fsync", 1, -1),
-        (70, "openat", 1, 9),
-        (70, "pwrite64", 3, 24),
-        (70, "pwrite64", 4, None),
+        (9000070, "pwrite64", 1, 24),
+        (9000071, "write", 1, 8),
+        (9000070, "fdatasync", 1, 0),
+        (9000071, "pwrite64", 1, -1),
+        (9000070, "pwrite64", 2, 24),
+        (9000070, "fsync", 1, -1),
+        (9000070, "openat", 1, 9),
+        (9000070, "pwrite64", 3, 24),
+        (9000070, "pwrite64", 4, None),
     ]
     assert calls[2].ended == pytest.approx(10.0008)
     assert calls[-1].ended is None
@@ -113,7 +114,7 @@ def test_some_cuts_are_chosen(trace: tracing.Trace, most: int) -> None:
 def test_what_counts_as_a_flush(trace: tracing.Trace) -> None:
     calls = trace.calls()
     assert [(one.name, one.number) for one in tracing.flushes(calls, {})] == [("fdatasync", 1), ("pwrite64", 3)]
-    assert [(one.name, one.number) for one in tracing.flushes(calls, {70: {3}})] == [
+    assert [(one.name, one.number) for one in tracing.flushes(calls, {9000070: {3}})] == [
         *(("pwrite64", 1), ("fdatasync", 1), ("pwrite64", 2), ("pwrite64", 3)),
     ]
 
