@@ -283,6 +283,86 @@ def test_a_read_is_one_request_however_long_the_log_is(driver: MLflowDriver) -> 
     assert link.calls == ["params"]
 
 
+def test_whoever_asks_for_a_turn_has_it_when_the_log_comes_to_its_place(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 60.0)
+    slow, fast = opened(), opened()
+    slow.insert(THINGS, [thing("a", total=0)])
+    assert slow._ledger.hold(3) == slow._ledger.position + 3
+    for _ in range(3):
+        assert fast.patch(THINGS, equal(id="a"), {"total": Increment()}) == 1
+    last = threading.Thread(target=lambda: fast.patch(THINGS, equal(id="a"), {"total": 100}))
+    last.start()
+    while fast._hold is None:
+        time.sleep(0.001)
+    assert slow.patch(THINGS, equal(id="a"), {"total": Increment()}) == 1
+    last.join(30)
+    assert [one.body["total"] for one in slow.find(THINGS)] == [100]
+
+
+def test_nobody_waits_for_one_who_has_got_on_before_its_turn(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 60.0)
+    first, second = opened(), opened()
+    first.insert(THINGS, [thing("a", total=0)])
+    assert first._ledger.hold(3) is not None
+    first.patch(THINGS, equal(id="a"), {"total": Increment()})
+
+    def write() -> None:
+        for _ in range(6):
+            second.patch(THINGS, equal(id="a"), {"total": Increment()})
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert [one.body["total"] for one in first.find(THINGS)] == [7]
+
+
+def test_places_in_the_queue_end_with_the_run(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 10)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 0.01)
+    some = [opened() for _ in range(4)]
+    for number in range(3):
+        some[0].insert(THINGS, [thing(f"{number}")])
+    for one in some:
+        one.find(THINGS)
+    assert [one._ledger.hold(3) for one in some] == [7, None, None, None]
+    assert some[1]._ledger.hold(5) == 9
+    for number in range(10):
+        some[2].insert(THINGS, [thing(f"more {number}")])
+    assert some[3].count(THINGS) == 13
+
+
+def test_a_writer_that_is_always_overtaken_gets_on(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_AFTER", 0.2)
+    slow, fast = opened(), opened()
+    slow.insert(THINGS, [thing("a", total=0), thing("b", total=0)])
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            fast.patch(THINGS, equal(id="a"), {"total": Increment()})
+
+    # Each of its requests takes as long as some of the other's.
+    link_of(fast).before = lambda verb: time.sleep(0.01)
+    link_of(slow).before = lambda verb: time.sleep(0.03)
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        assert slow.patch(THINGS, equal(id="b"), {"total": Increment()}) == 1
+    finally:
+        over.set()
+        writing.join(30)
+    assert "hold" in "".join(text for run in link_of(slow).register.runs.values() for text in run.params.values())
+
+
 def test_whoever_is_overtaken_does_it_again_on_the_new_state(opened: Callable[..., MLflowDriver]) -> None:
     slow, fast = opened(), opened()
     slow.insert(THINGS, [thing("a", total=0), thing("b", total=0)])

@@ -62,12 +62,14 @@ class Entry:
     Attributes:
         number: its place in the log.
         author: which ledger wrote it.
+        written: the number of this write among those of its author.
         changes: what it says.
         size: characters.
     """
 
     number: int
     author: str
+    written: int
     changes: list[list[object]]
     size: int
 
@@ -300,16 +302,17 @@ class Ledger:
     def _entry(self, number: int, text: str) -> Entry:
         try:
             value = json.loads(text)
-            author = value["by"].partition(".")[0]
+            author, _, written = value["by"].partition(".")
+            signed = number, author, int(written or 0)
             if (payload := value.get("in")) is None:
-                return Entry(number, author, value["do"], len(text))
+                return Entry(*signed, value["do"], len(text))
             params = self._link.params(payload)
             if params is None:
                 raise Gone(payload)
             whole = "".join(params[name] for name in sorted(params))
             if _digest(whole) != value["digest"]:
                 raise StorageDamaged(f"{self.shown}: entry {number} is damaged: its text in run {payload} was changed")
-            return Entry(number, author, json.loads(whole), len(whole))
+            return Entry(*signed, json.loads(whole), len(whole))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StorageDamaged(f"{self.shown}: entry {number} cannot be read: {text!r:.80}") from error
 
@@ -349,6 +352,27 @@ class Ledger:
             if time.monotonic() > deadline:
                 raise unknown
             time.sleep(random.uniform(0.005, 0.05))
+
+    def hold(self, ahead: int) -> int | None:
+        """Write an entry by which the others wait, some places ahead of those that all compete for; its place.
+
+        It says nothing of the documents, so it need not know what comes before it. None where the run of the log has no
+        room for it.
+        """
+        if self.position % SIZE == 0:
+            return None
+        end = (self.position // SIZE + 1) * SIZE
+        for place in range(min(self.position + ahead, end - 1), end, ahead):
+            try:
+                self._link.log_param(self._run, _key(place), self._value('[["hold"]]'))
+            except Refused:  # somebody else's
+                continue
+            except Unavailable:
+                return None
+            except OutcomeUnknown:
+                return place
+            return place
+        return None
 
     def _lost(self, error: Refused) -> bool:
         """Somebody else has this entry; if that cannot be seen after some tries, the refusal means something else."""

@@ -6,7 +6,7 @@ A change is a list:
 - ``["=", collection, id, revision, fields]`` gives one new values in some fields,
 - ``["-", collection, id]`` removes one,
 - ``["schema", version]`` is said at the beginning and at upgrades,
-- ``["hold"]`` asks all others to wait for a moment.
+- ``["hold"]`` asks all others to wait until its author has written something, or a moment has passed.
 """
 
 from __future__ import annotations
