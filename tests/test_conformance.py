@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 import attrs
@@ -19,7 +21,7 @@ import pytest
 import holdfast_conformance
 from holdfast import Document
 from holdfast.errors import ConfigurationError, InvalidArgument
-from holdfast_conformance import Hooks, checking, page, reporting, specification
+from holdfast_conformance import Hooks, checking, page, reporting, selftest, specification
 from holdfast_conformance.commands import find_hooks, seconds
 from holdfast_conformance.context import NotEmpty
 from holdfast_conformance.histories import History, Operation
@@ -511,3 +513,26 @@ def test_the_package_names_what_authors_need() -> None:
     assert holdfast_conformance.ConformanceSuite.__name__ == "ConformanceSuite"
     with pytest.raises(AttributeError):
         _ = holdfast_conformance.Nothing
+
+
+def test_broken_backends_that_survive_beside_others_are_tried_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: Counter[str] = Counter()
+    names = selftest.chosen(["CLAIM"])
+    lucky, hopeless = names[:2]
+
+    def try_mutant(name: str, seed: int) -> MutantResult:
+        tried[name] += 1
+        caught = name != hopeless and (name != lucky or tried[name] == 2)
+        return MutantResult(mutant=name, breaks="CLAIM-1", description="", caught=caught, message="", seconds=0.0)
+
+    def pool(workers: int, **options: object) -> concurrent.futures.Executor:
+        return concurrent.futures.ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(selftest, "try_mutant", try_mutant)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", pool)
+    told: list[MutantResult] = []
+    found = selftest.self_test(1, only=["CLAIM"], tell=told.append)
+    assert [one.mutant for one in found] == names
+    assert {one.mutant for one in found if not one.caught} == {hopeless}
+    assert tried == Counter(names) + Counter([lucky, hopeless])
+    assert sorted(one.mutant for one in told) == sorted(names)

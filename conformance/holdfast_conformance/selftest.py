@@ -93,13 +93,19 @@ def self_test(
     processes: int = 2,
     tell: Callable[[MutantResult], None] = lambda result: None,
 ) -> tuple[MutantResult, ...]:
-    """Try all mutants, or those named, some at a time."""
+    """Try all mutants, or those named, some at a time; those that survive are tried once more, each by itself.
+
+    Some are caught only where workers overlap, which they seldom do beside others on a busy machine.
+    """
     names = chosen(only)
     context = multiprocessing.get_context("spawn")
     found: dict[str, MutantResult] = {}
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(try_mutant, name, seed) for name in names]):
-            result = future.result()
-            found[result.mutant] = result
-            tell(result)
+    for at_once in (processes, 1):
+        left = [name for name in names if name not in found]
+        with concurrent.futures.ProcessPoolExecutor(at_once, mp_context=context) as pool:
+            for future in concurrent.futures.as_completed([pool.submit(try_mutant, name, seed) for name in left]):
+                result = future.result()
+                if result.caught or at_once == 1:
+                    found[result.mutant] = result
+                    tell(result)
     return tuple(found[name] for name in names)
