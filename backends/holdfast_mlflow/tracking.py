@@ -78,7 +78,7 @@ def run_id(identifier: str) -> str:
     return hashlib.sha256(identifier.encode()).hexdigest()[:32]
 
 
-class HoldfastStore(_ReadOnlyStore):  # type: ignore[misc]
+class HoldfastStore(_ReadOnlyStore):  # type: ignore[misc]  # MLflow's classes are untyped
     """Experiments and trials of a Holdfast storage, as MLflow's server asks for them.
 
     Args:
@@ -294,7 +294,7 @@ class HoldfastStore(_ReadOnlyStore):  # type: ignore[misc]
         return [], None
 
 
-class HoldfastRegistry(_EmptyRegistry):  # type: ignore[misc]
+class HoldfastRegistry(_EmptyRegistry):  # type: ignore[misc]  # MLflow's classes are untyped
     """A registry without models, so that MLflow's server can be asked for them."""
 
     def __init__(self, store_uri: str, tracking_uri: str | None = None) -> None:

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections import Counter, defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast.driver import Capability, Document, Increment
 from holdfast.errors import ExperimentNotFound, Unavailable
@@ -192,12 +192,12 @@ def announcer(job: Job) -> None:
 
 def _get_last(driver: Driver, writer: int) -> int:
     found = driver.get(ITEMS, f"w{writer}.0")
-    return -1 if found is None else int(found.body.get("amount") or 0)  # type: ignore[arg-type]
+    return -1 if found is None else cast("int", found.body.get("amount") or 0)
 
 
 def _find_last(driver: Driver, writer: int) -> int:
     found = driver.find(ITEMS, equal(family=f"w{writer}", flag=True), [Order("place", descending=True)], 1)
-    return int(found[0].body["place"]) if found else -1  # type: ignore[arg-type]
+    return cast("int", found[0].body["place"]) if found else -1
 
 
 def _count_last(driver: Driver, writer: int) -> int:
