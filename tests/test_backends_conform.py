@@ -1,6 +1,6 @@
 """Each backend at the level that it declares: ``pytest -m conformance``.
 
-Reports are written with ``--holdfast-report DIR``, a folder for each backend.
+Reports are written with ``--holdfast-report=DIR``, a folder for each backend.
 """
 
 from __future__ import annotations

@@ -456,11 +456,25 @@ def write_suite(folder: Path, more: str = "level = 1") -> None:
 
 def test_a_class_of_a_few_lines_is_a_suite(tmp_path: Path) -> None:
     write_suite(tmp_path)
-    found = pytest_run(tmp_path, "--holdfast-only", "CLAIM", "--holdfast-report", "out")
+    found = pytest_run(tmp_path, "--holdfast-only", "CLAIM", "--holdfast-report=out")
     assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
     assert "only some checks ran" in found.stdout
     content = json.loads((tmp_path / "out" / "TestMine" / "report.json").read_text())
     assert {one["outcome"] for one in content["checks"]} == {"pass"}
+
+
+def test_a_second_report_elsewhere_does_not_hide_the_settings_of_pytest(tmp_path: Path) -> None:
+    project, reports = tmp_path / "project", tmp_path / "reports"
+    project.mkdir()
+    write_suite(project)
+    (project / "pytest.ini").write_text("[pytest]\naddopts = --holdfast-only=CLAIM-1\n")
+    for _ in range(2):
+        found = pytest_run(project, f"--holdfast-report={reports}")
+        assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
+        assert "only some checks ran" in found.stdout
+    found = pytest_run(project, "--holdfast-report", str(reports))
+    assert found.returncode == ExitCode.USAGE, found.stdout + found.stderr
+    assert f"write --holdfast-report={reports}, with an equals sign" in found.stderr
 
 
 def test_an_exemption_that_holds_fails_in_pytest_as_well(tmp_path: Path) -> None:

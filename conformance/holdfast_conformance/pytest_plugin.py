@@ -30,12 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--holdfast-seed", metavar="N", type=int, help="of all that is random")
     group.addoption("--holdfast-hooks", metavar="MODULE:CLASS", help="what only the author can do")
-    group.addoption("--holdfast-report", metavar="DIR", help="write the report there, a folder for each class")
+    group.addoption(
+        "--holdfast-report", metavar="DIR", help="with --holdfast-report=DIR, reports go there, one per class"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse options that cannot be right, and prepare to gather reports."""
     config.stash[_REPORTS] = {}
+    _refuse_a_folder_by_itself(config)
     url, only = config.getoption("--holdfast-url"), config.getoption("--holdfast-only")
     if url is None and config.getoption("pyargs") and "holdfast_conformance" in config.args:
         raise pytest.UsageError("say where the storage is: --holdfast-url 'sqlite:////tmp/{ns}.db'")
@@ -51,6 +54,24 @@ def pytest_configure(config: pytest.Config) -> None:
             Target(url=url).backend  # noqa: B018  (it is looked up)
     except HoldfastError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _refuse_a_folder_by_itself(config: pytest.Config) -> None:
+    """See that the report's folder did not decide where pytest looks for its settings.
+
+    Pytest looks for them before it knows the options of plugins, and takes every existing path that stands by itself
+    for a path of tests: in the folder of an earlier report, elsewhere, it finds none and goes on without.
+    """
+    report = config.getoption("--holdfast-report")
+    started = config.invocation_params
+    if report is None or "--holdfast-report" not in started.args:
+        return
+    folder = (started.dir / report).resolve()
+    if folder.exists() and not folder.is_relative_to(started.dir.resolve()):
+        raise pytest.UsageError(
+            f"write --holdfast-report={report}, with an equals sign: pytest takes a folder that stands by itself "
+            f"for one of tests, and would look for its settings in {folder}"
+        )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
