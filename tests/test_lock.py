@@ -431,6 +431,38 @@ def test_who_waits_in_vain_leaves_the_queue_to_the_others(storage: Storage) -> N
         assert queue_of(storage) == ["00000000"]
 
 
+def test_who_is_interrupted_leaves_the_queue(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = experiment_of(storage)
+    queues: list[list[str]] = []
+
+    def interrupt(seconds: float) -> None:
+        queues.append(queue_of(storage))
+        raise KeyboardInterrupt
+
+    with storage.acquire_algorithm_lock(experiment):
+        storage.driver.patch(ALGORITHM_LOCKS, (), {"queue": "00000000"})
+        with monkeypatch.context() as patched:
+            patched.setattr(lock.time, "sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt), storage.acquire_algorithm_lock(experiment):
+                pass
+        assert queue_of(storage) == ["00000000"]
+    assert [len(queue) for queue in queues] == [2]
+
+
+def test_an_interrupt_is_not_hidden_by_a_queue_that_is_gone(memory: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = experiment_of(memory)
+
+    def interrupt(seconds: float) -> None:
+        memory.delete_algorithm_lock(experiment)
+        raise KeyboardInterrupt
+
+    memory.acquire_algorithm_lock(experiment).__enter__()
+    monkeypatch.setattr(lock.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught, memory.acquire_algorithm_lock(experiment):
+        pass
+    assert "has no algorithm lock" in "".join(caught.value.__notes__)
+
+
 def test_wrong_arguments(memory: Storage) -> None:
     experiment = experiment_of(memory)
     for fields in ({"timeout": "1"}, {"timeout": None}, {"timeout": float("nan")}, {"timeout": -5}, {"timeout": True}):

@@ -21,10 +21,12 @@ from holdfast.driver import Document, Increment
 from holdfast.errors import (
     AlgorithmLockNotFound,
     DuplicateAlgorithmLock,
+    HoldfastError,
     LockAcquisitionTimeout,
     LockLost,
     OutcomeUnknown,
     StorageDamaged,
+    StorageError,
     Unavailable,
 )
 from holdfast.events import AlgorithmLockAcquired, AlgorithmLockLost, AlgorithmLockReleased
@@ -375,6 +377,7 @@ class Acquisition:
             LONGEST_WAIT if retry_interval is None else check_number("retry_interval", retry_interval, above=0)
         )
         self._handle: LockedAlgorithmState | None = None
+        self._queued = False
 
     def __enter__(self) -> LockedAlgorithmState:
         self._handle = self._acquire()
@@ -406,8 +409,20 @@ class Acquisition:
         return self._locks.find(self._experiment)
 
     def _acquire(self) -> LockedAlgorithmState:
-        locks = self._locks
         ticket = secrets.token_hex(4)
+        try:
+            return self._contend(ticket)
+        except StorageError:  # to leave the queue would fail as well; the others go on without us before long
+            raise
+        except BaseException as error:
+            try:
+                self._leave_queue(ticket)
+            except HoldfastError as failure:  # why the caller does not have the lock matters more
+                error.add_note(f"holdfast: while the queue of the algorithm lock was left: {failure}")
+            raise
+
+    def _contend(self, ticket: str) -> LockedAlgorithmState:
+        locks = self._locks
         holder = f"{process_name()}:{ticket}"
         began = time.monotonic()
         deadline = began + self._timeout
@@ -429,10 +444,11 @@ class Acquisition:
                     return self._enter(document, holder, token, sent)
                 continue
             if time.monotonic() >= deadline:
-                self._leave_queue(document, ticket)
                 raise LockAcquisitionTimeout(self._refusal(document, queue))
-            if ticket not in queue and len(queue) < PLACES and self._set_queue(document, [*queue, ticket]):
-                queue.append(ticket)
+            if ticket not in queue and len(queue) < PLACES:
+                self._queued = True
+                if self._set_queue(document, [*queue, ticket]):
+                    queue.append(ticket)
             now = time.monotonic()
             wait = self._wait(queue, ticket, now - began)
             time.sleep(min(random.uniform(wait / 2, wait), max(0.0, deadline - now) + SHORTEST_WAIT))
@@ -485,11 +501,11 @@ class Acquisition:
         changes: dict[str, Plain] = {"queue": " ".join(queue) or None}
         return self._locks.waist.patch_one(ALGORITHM_LOCKS, self._experiment, unchanged, changes)
 
-    def _leave_queue(self, document: Document, ticket: str) -> None:
-        while ticket in (queue := _queue_of(document)):
-            if self._set_queue(document, [one for one in queue if one != ticket]):
-                return
-            document = self._find()
+    def _leave_queue(self, ticket: str) -> None:
+        while self._queued:
+            document = self._locks.find(self._experiment)
+            queue = _queue_of(document)
+            self._queued = ticket in queue and not self._set_queue(document, [one for one in queue if one != ticket])
 
     def _refusal(self, document: Document, queue: Sequence[str]) -> str:
         holder, ttl = document.body.get("holder"), document.body.get("ttl")
