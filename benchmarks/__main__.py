@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import environment, fairness, hot_paths, peers, profiling, raw_limit, report, startup
+from benchmarks import environment, fairness, file_peers, hot_paths, peers, profiling, raw_limit, report, startup
 from benchmarks.player import OPERATIONS
 
-SECTIONS = ("hot", "raw", "fairness", "peers", "startup")
+SECTIONS = ("hot", "raw", "fairness", "peers", "json", "startup")
 _WIDTH = 150
 """Of tables that go to a file."""
 _RESULTS = Path(__file__).parent / "results"
@@ -84,6 +84,9 @@ def main(
                 elif section == "peers":
                     repeats, cold = (2, 2000) if quick else (7, 10_000)
                     added = peers.measure(folder, rounds, repeats, cold, orion_python, tell)
+                elif section == "json":
+                    few = sorted({min(size, 10_000) for size in (100, 1000, *counts)})
+                    added = file_peers.measure(folder, few, 3 if quick else 11, orion_python, tell)
                 else:
                     added = [startup.measure(folder, 2000 if quick else 10_000, 3 if quick else 11, tell)]
                 sections += added

@@ -50,6 +50,35 @@ class Lives:
         storage.set_trial_state_values(trial, TrialState.COMPLETE, [objective])
 
 
+class Queue:
+    """Trials that wait in an Optuna storage, and are taken and completed as a study does it by ``ask`` and ``tell``."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        backend = JournalFileBackend(str(path))
+        storage = optuna.storages.JournalStorage(backend)
+        study = storage.create_new_study([StudyDirection.MINIMIZE], "benchmark")
+        waiting = optuna.trial.create_trial(
+            state=TrialState.WAITING, params=params(0), distributions=DISTRIBUTIONS, system_attrs={}
+        )
+        storage.create_new_trial(study, waiting)
+        *_, record = backend.read_logs(0)
+        backend.append_logs([record] * (size - 1))
+        self._storage, self._study = storage, study
+
+    def reserve(self) -> int:
+        """Take the oldest waiting trial."""
+        for trial in self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.WAITING,)):
+            if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                return trial._trial_id
+        raise AssertionError("no trial is waiting")
+
+    def complete(self, trial: int, number: int) -> None:
+        """Store the result and end the trial."""
+        objective = results(number)["objective"]
+        assert isinstance(objective, float)
+        self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [objective])
+
+
 def open_journal(path: Path) -> BaseStorage:
     """Optuna's journal in a file."""
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))

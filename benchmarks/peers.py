@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
-import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.clock import Timing, duration, quotient, timed, typical
+from benchmarks.orion import Absent, Orion
 from benchmarks.report import Aim, Figure, Section
 from benchmarks.startup import fresh, timing
 from benchmarks.stores import HoldfastStore
@@ -18,6 +15,7 @@ from benchmarks.workload import STEPS, build, params, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 LEVELS = ("full", "fast")
 STORED = 1000
@@ -26,7 +24,6 @@ ORION_STORED = 5000
 LIVES = 10
 _COLD_LEAST = 10_000
 """The aim of a cold fetch is for so many trials; with fewer, what is done only once weighs more."""
-_SCRIPT = Path(__file__).with_name("orion_peer.py")
 _DATABASE, _JOURNAL, _ORION = Aim("≥", 8), Aim("≥", 1.5), Aim("≥", 50)
 _ABSENT = "Optuna is not installed"
 
@@ -192,36 +189,12 @@ def _orion(folder: Path, repeats: int, interpreter: str | None, tell: Callable[[
         figures = [Figure(name=name, value=None, aim=_ORION, note=reason) for name in names.values()]
         return Section(title=title, figures=figures, measured="times faster")
 
-    if interpreter is None:
-        return absent("not asked for: --orion-python PATH names a Python that has Oríon")
-    if shutil.which(interpreter) is None:
-        return absent(f"there is no {interpreter}")
     tell(f"Oríon with {ORION_STORED:,} trials")
-    with subprocess.Popen(
-        [interpreter, _SCRIPT, folder / "orion.pkl", str(ORION_STORED)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-
-        def ask(line: str = "") -> dict[str, object] | None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            if line:
-                process.stdin.write(f"{line}\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
-            found: dict[str, object] | None = json.loads(answer) if answer else None
-            return found
-
-        greeting = ask()
-        if greeting is None:
-            lines = process.stderr.read().strip().splitlines()
-            return absent(f"not installed: {lines[-1] if lines else 'no reason given'}")
+    try:
+        orion = Orion(interpreter, folder / "orion.pkl", ORION_STORED)
+    except Absent as error:
+        return absent(str(error))
+    with orion:
         series: dict[str, list[Timing]] = {"orion": [], **{level: [] for level in LEVELS}}
         stores = {level: _pending_store(folder / f"orion-{level}.db", level, ORION_STORED) for level in LEVELS}
         for played in range(repeats + 1):
@@ -232,10 +205,9 @@ def _orion(folder: Path, repeats: int, interpreter: str | None, tell: Callable[[
                         store.complete(store.reserve(), results(number))
 
                 series[level].append(timed(work, LIVES))
-            series["orion"].append(timing(ask("2")))
+            series["orion"].append(orion.time(2))
             if not played:
                 series = {name: [] for name in series}
-        process.stdin.close()
     for store in stores.values():
         store.close()
     figures: list[Figure] = []
@@ -252,7 +224,7 @@ def _orion(folder: Path, repeats: int, interpreter: str | None, tell: Callable[[
         title=title,
         figures=figures,
         measured="times faster",
-        columns=("Holdfast", f"Oríon {greeting['version']}", "by CPU"),
+        columns=("Holdfast", f"Oríon {orion.version}", "by CPU"),
         samples=series,
         note="medians by the clock. Theirs: a whole file is written and renamed for each change, without fsync",
     )

@@ -67,7 +67,7 @@ def _series() -> list[dict[str, object]]:
 
 
 def build(path: Path, size: int, *, measurements: bool = True) -> Path:
-    """A filled SQLite storage in one file, which can be copied."""
+    """A filled storage in one file, which can be copied."""
     with open_storage(path, "fast") as storage:
         fill(storage, size, measurements=measurements)
     return path
@@ -80,5 +80,6 @@ def copy(original: Path, path: Path) -> Path:
 
 
 def open_storage(path: Path, durability: str) -> holdfast.Storage:
-    """Open an SQLite storage."""
-    return holdfast.connect({"type": "sqlite", "path": str(path)}, durability=durability)
+    """Open a storage in one file: a JSON file where it is called so, else SQLite."""
+    kind = "json" if path.suffix == ".json" else "sqlite"
+    return holdfast.connect({"type": kind, "path": str(path)}, durability=durability)
