@@ -40,13 +40,14 @@ from holdfast.filters import Comparison, Order, equal
 from holdfast.memory import MemoryDriver
 from holdfast.plugins import plugins
 from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
-from holdfast.schema import Collection, Field, Schema
+from holdfast.schema import Field, Schema
 from holdfast.url import StorageURL
 from holdfast_mlflow.driver import MLflowDriver, Settings
 from holdfast_mlflow.ledger import SIZE, VALUE_LIMIT
 from holdfast_mlflow.link import address
 from holdfast_mlflow.picture import clean, run_picture
 from mlflow_register import Register, RegisterLink
+from things import THINGS, thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,21 +55,6 @@ if TYPE_CHECKING:
     from holdfast.filters import Filter
     from mlflow_register import Fault, Run
 
-THINGS = Collection(
-    name="things",
-    fields=(
-        Field("name", "string"),
-        Field("rank", "integer"),
-        Field("score", "number"),
-        Field("flag", "boolean"),
-        Field("note", "text"),
-        Field("total", "integer"),
-        Field("extra", "json"),
-    ),
-    unique=(("name", "rank"),),
-    indexes=(("flag", "score", "name"),),
-    tallies=(("name", "flag"),),
-)
 SCHEMA = Schema(version=3, collections=(THINGS,))
 DEFAULTS = Settings(namespace="holdfast", read_only=False, timeout=2.0, waiting=False, repair_after=60.0, settle=10.0)
 
@@ -104,10 +90,6 @@ def link_of(driver: MLflowDriver) -> RegisterLink:
     link = driver._link
     assert isinstance(link, RegisterLink)
     return link
-
-
-def thing(identifier: str, **body: object) -> Document:
-    return Document(identifier, body)  # type: ignore[arg-type]
 
 
 # Against the reference

@@ -10,12 +10,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import holdfast
+import things
 from comparing import identical
 from doubles import forked_while_threads_write
 from holdfast.codec import dumps
@@ -40,6 +42,7 @@ from holdfast.plugins import plugins
 from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
 from holdfast.schema import TRIALS, Collection, Field, Schema
 from holdfast.url import StorageURL
+from things import thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,21 +53,7 @@ if TYPE_CHECKING:
 
 pymongo = pytest.importorskip("pymongo")
 
-THINGS = Collection(
-    name="things",
-    fields=(
-        Field("name", "string"),
-        Field("rank", "integer"),
-        Field("score", "number"),
-        Field("flag", "boolean"),
-        Field("note", "text"),
-        Field("total", "integer"),
-        Field("extra", "json"),
-    ),
-    unique=(("name", "rank"), ("note",)),
-    indexes=(("flag", "score", "name"),),
-    tallies=(("name", "flag"),),
-)
+THINGS = attrs.evolve(things.THINGS, unique=(*things.THINGS.unique, ("note",)))
 SCHEMA = Schema(version=3, collections=(THINGS,))
 ON_MONGODB = pytest.mark.parametrize("shared_backend_name", ["mongodb"])
 
@@ -124,10 +113,6 @@ def erase(url: str, **options: object) -> None:
     backend = plugins().backend("mongodb")
     assert backend.erase is not None
     backend.erase(StorageURL.parse(url), backend.read_options(options))
-
-
-def thing(identifier: str, **body: Plain) -> Document:
-    return Document(identifier, body)
 
 
 def without_null(body: dict[str, Plain]) -> dict[str, Plain]:
