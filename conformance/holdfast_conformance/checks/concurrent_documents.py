@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -39,6 +38,9 @@ T = TypeVar("T")
 SECONDS = 20.0
 """How long a worker goes on at the most; with a slow backend it does less in it."""
 
+_SLOT_SECONDS = 5.0
+"""For how long processes try to keep step, at each of several paces."""
+
 _PATIENCE = 30.0
 """How long a call is repeated that a driver refuses for the moment; as long as the core does it by default."""
 
@@ -67,7 +69,7 @@ def patiently(call: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) ->
         time.sleep(random.uniform(0.001, 0.02))
 
 
-def slots(count: int, seconds: float = 0.01) -> Iterator[int]:
+def slots(count: int, seconds: float) -> Iterator[int]:
     """Numbers that come to all processes of the machine at the same moments; who is slow misses some."""
     first = int(time.monotonic() / seconds)
     number = first
@@ -78,9 +80,20 @@ def slots(count: int, seconds: float = 0.01) -> Iterator[int]:
 
 
 def in_step(count: int) -> Iterator[int]:
-    """The numbers below a count, each once: most of them to all processes at the same moments, and then the rest."""
+    """The numbers below a count, each once: most of them to all processes at the same moments, and then the rest.
+
+    Where a call takes long the moments are farther apart: whoever is late meets nobody, and behind the first of those
+    who merely follow each other there is nothing left to win.
+    """
     done: set[int] = set()
-    for number in itertools.chain((slot % count for slot in slots(count - 1)), rounds(count)):
+    for seconds in (0.01, 0.1, 0.5):
+        if len(done) > count / 2:
+            break
+        for slot in slots(min(count - 1, int(_SLOT_SECONDS / seconds)), seconds):
+            if (number := slot % count) not in done:
+                done.add(number)
+                yield number
+    for number in rounds(count):
         if number not in done:
             done.add(number)
             yield number
