@@ -265,65 +265,177 @@ def test_a_read_is_one_request_however_long_the_log_is(driver: MLflowDriver) -> 
     assert link.calls == ["params"]
 
 
-def test_whoever_asks_for_a_turn_has_it_when_the_log_comes_to_its_place(
-    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 60.0)
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns end when they are over, however slow the machine."""
+    monkeypatch.setattr(holdfast_mlflow.driver, "_BEGIN", 60.0)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 60.0)
+
+
+def increment(driver: MLflowDriver, times: int = 1) -> None:
+    for _ in range(times):
+        assert driver.patch(THINGS, equal(id="a"), {"total": Increment()}) == 1
+
+
+def setting(driver: MLflowDriver, total: int) -> threading.Thread:
+    """Sets the total in the background."""
+    thread = threading.Thread(target=lambda: driver.patch(THINGS, equal(id="a"), {"total": total}), daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_until_asked(driver: MLflowDriver, author: MLflowDriver) -> None:
+    while driver._place(author._ledger.author) is None:
+        time.sleep(0.001)
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("entries", [1, 3])
+def test_the_others_wait_for_whoever_asks_for_a_turn(opened: Callable[..., MLflowDriver], entries: int) -> None:
     slow, fast = opened(), opened()
     slow.insert(THINGS, [thing("a", total=0)])
-    assert slow._ledger.hold(3) == slow._ledger.position + 3
-    for _ in range(3):
-        assert fast.patch(THINGS, equal(id="a"), {"total": Increment()}) == 1
-    last = threading.Thread(target=lambda: fast.patch(THINGS, equal(id="a"), {"total": 100}))
-    last.start()
-    while fast._hold is None:
-        time.sleep(0.001)
-    assert slow.patch(THINGS, equal(id="a"), {"total": Increment()}) == 1
+    slow._ledger.ask(entries)
+    fast.find(THINGS)
+    last = setting(fast, 100)
+    increment(slow, entries)
     last.join(30)
     assert [one.body["total"] for one in slow.find(THINGS)] == [100]
+    assert fast._turns == slow._turns == []
 
 
-def test_nobody_waits_for_one_who_has_got_on_before_its_turn(
+@pytest.mark.usefixtures("patience")
+def test_turns_come_in_the_order_of_asking(opened: Callable[..., MLflowDriver]) -> None:
+    first, second, third = opened(), opened(), opened()
+    first.insert(THINGS, [thing("a", total=0)])
+    first._ledger.ask(2)
+    for one in (first, second, third):
+        one.find(THINGS)
+    increment(first)
+    second.find(THINGS)
+    second._ledger.ask(1)
+    for one in (first, second, third):
+        one.find(THINGS)
+    writing = [setting(third, 300), setting(second, 200)]
+    time.sleep(0.05)
+    increment(first)
+    for thread in writing:
+        thread.join(30)
+    bodies = [entry for run in link_of(first).register.runs.values() for entry in run.params.items()]
+    written = [text for name, text in sorted(bodies) if name.isdecimal()]
+    assert ['"total":1}' in written[2], '"total":2}' in written[3]] == [True, True]
+    assert ['"total":200}' in written[4], '"total":300}' in written[5]] == [True, True]
+
+
+def test_nobody_waits_for_the_dead_for_long(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 60.0)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_BEGIN", 0.05)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 0.05)
+    dead, living = opened(), opened()
+    dead.insert(THINGS, [thing("a", total=0)])
+    dead._ledger.ask(5)
+    living.find(THINGS)
+    assert len(living._turns) == 1
+    increment(living)
+    dead.find(THINGS)
+    increment(dead)
+    dead._ledger.ask(5)
+    increment(dead)
+    living.find(THINGS)
+    increment(living)
+    assert [one.body["total"] for one in living.find(THINGS)] == [4]
+
+
+def test_whether_a_turn_goes_on_is_looked_up(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 0.05)
+    writing, waiting = opened(), opened()
+    writing.insert(THINGS, [thing("a", total=0)])
+    writing._ledger.ask(9)
+    waiting.find(THINGS)
+    increment(writing)
+    waiting.find(THINGS)
+    time.sleep(0.06)
+    link_of(waiting).calls.clear()
+    increment(waiting)
+    assert link_of(waiting).calls[0] == "params"
+
+
+@pytest.mark.usefixtures("patience")
+def test_nobody_waits_for_one_who_has_got_on_before_its_turn(opened: Callable[..., MLflowDriver]) -> None:
     first, second = opened(), opened()
     first.insert(THINGS, [thing("a", total=0)])
-    assert first._ledger.hold(3) is not None
-    first.patch(THINGS, equal(id="a"), {"total": Increment()})
-
-    def write() -> None:
-        for _ in range(6):
-            second.patch(THINGS, equal(id="a"), {"total": Increment()})
-
-    writing = threading.Thread(target=write, daemon=True)
-    writing.start()
-    writing.join(30)
-    assert not writing.is_alive()
-    assert [one.body["total"] for one in first.find(THINGS)] == [7]
+    first._ledger.ask(5)
+    increment(first)
+    second.find(THINGS)
+    assert second._turns == []
+    increment(second)
 
 
-def test_places_in_the_queue_end_with_the_run(
+@pytest.mark.usefixtures("patience")
+def test_what_was_asked_before_does_not_hold_up_who_comes_later(opened: Callable[..., MLflowDriver]) -> None:
+    gone = opened()
+    gone.insert(THINGS, [thing("a", total=0)])
+    gone._ledger.ask(5)
+    late = opened()
+    increment(late)
+    assert late._turns == []
+
+
+@pytest.mark.usefixtures("patience")
+def test_who_asks_at_the_end_of_a_run_is_heard(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 10)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_SECONDS", 0.01)
-    some = [opened() for _ in range(4)]
-    for number in range(3):
-        some[0].insert(THINGS, [thing(f"{number}")])
-    for one in some:
-        one.find(THINGS)
-    assert [one._ledger.hold(3) for one in some] == [7, None, None, None]
-    assert some[1]._ledger.hold(5) == 9
-    for number in range(10):
-        some[2].insert(THINGS, [thing(f"more {number}")])
-    assert some[3].count(THINGS) == 13
+    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 3)
+    asking, writing, reading = opened(), opened(), opened()
+    asking.insert(THINGS, [thing("a", total=0)])
+    writing.find(THINGS)
+    asking._ledger.ask(1)
+    increment(writing, 2)
+    assert [one.author for one in writing._ledger.asks] == [asking._ledger.author], "who goes on has read it"
+    asking.find(THINGS)
+    asking._ledger.ask(1)
+    reading.find(THINGS)
+    assert [one.author for one in reading._turns] == [asking._ledger.author]
+
+
+def test_a_request_for_a_turn_that_was_changed_is_damage(driver: MLflowDriver) -> None:
+    link_of(driver).log_param(driver._ledger.run, "ask 000000000 somebody", '["somebody"]')
+    with pytest.raises(StorageDamaged, match="ask 000000000 somebody"):
+        driver.find(THINGS)
+
+
+@pytest.mark.usefixtures("patience")
+def test_who_always_wins_looks_whether_others_have_asked(
+    opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 10**6)  # at the next run it would look anyway
+    monkeypatch.setattr(holdfast_mlflow.driver, "_LOOK", 0.01)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_PAUSE", 60.0)
+    asking, streaming = opened(), opened()
+    asking.insert(THINGS, [thing("a", total=0)])
+    increment(streaming)
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            streaming.patch(THINGS, equal(id="a"), {"total": Increment()})
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    asking._ledger.ask(1)
+    wait_until_asked(streaming, asking)
+    over.set()
+    increment(asking)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_writer_that_is_always_overtaken_gets_on(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_HOLD_AFTER", 0.2)
+    monkeypatch.setattr(holdfast_mlflow.driver, "_ASK_AFTER", 0.2)
     slow, fast = opened(), opened()
     slow.insert(THINGS, [thing("a", total=0), thing("b", total=0)])
     over = threading.Event()
@@ -342,7 +454,7 @@ def test_a_writer_that_is_always_overtaken_gets_on(
     finally:
         over.set()
         writing.join(30)
-    assert "hold" in "".join(text for run in link_of(slow).register.runs.values() for text in run.params.values())
+    assert any(name.startswith("ask ") for run in link_of(slow).register.runs.values() for name in run.params)
 
 
 def test_whoever_is_overtaken_does_it_again_on_the_new_state(opened: Callable[..., MLflowDriver]) -> None:
@@ -525,6 +637,7 @@ def test_large_writes_get_their_turn(opened: Callable[..., MLflowDriver]) -> Non
     """Others are always faster than a change of many documents, unless it asks them to wait."""
     large, small = opened(), opened()
     large.insert(THINGS, [thing(f"{number}", total=0) for number in range(300)])
+    link_of(large).before = link_of(small).before = lambda verb: time.sleep(0.002)
     stop = threading.Event()
     done = Counter[str]()
 

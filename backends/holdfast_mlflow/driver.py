@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from holdfast.filters import Filter, Order
     from holdfast.schema import Collection
     from holdfast.table import Row
-    from holdfast_mlflow.ledger import Entry
     from holdfast_mlflow.link import Link
     from holdfast_mlflow.mirror import Note
 
@@ -45,12 +44,34 @@ T = TypeVar("T")
 _CHECKPOINT_SMALLEST, _CHECKPOINT_LARGEST = 1 << 18, 1 << 22
 _NOTES_BESIDE = 5
 _RELOADS = 5
-_HOLD_AFTER = 2.0
-_HOLD_SECONDS = 1.5
+_ASK_AFTER, _LARGE = 0.5, 50
+"""Seconds without success, and changed documents in one entry, from which on a writer asks for a turn."""
+_TURN = 24
+"""Entries that one who writes them one after the other may write in a turn."""
+_BEGIN, _IDLE = 0.6, 0.2
+"""Seconds in which a turn must begin, and go on."""
+_LOOK = 0.5
+"""Seconds after which one who always wins looks whether others have asked."""
+_PAUSE = 0.1
+"""Seconds between two entries that count as one after the other."""
 _LEAST, _MOST = 2, 8
-_LARGE = 50
-_AHEAD = 8
-"""How many entries the others may still write before they wait."""
+
+
+@attrs.define
+class _Turn:
+    """The others let one writer write.
+
+    Attributes:
+        author: which ledger.
+        entries: how many it has still to write.
+        until: when it is over if nothing more is heard; None where it is behind others.
+        has_begun: whether its author has written.
+    """
+
+    author: str
+    entries: int
+    until: float | None = None
+    has_begun: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -108,10 +129,11 @@ class MLflowDriver(TableDriver):
         self._calls: list[tuple[Callable[[], object], object]] | None = None
         self._is_crowded = False
         self._losses = _LEAST
-        self._hold: tuple[str, float] | None = None
+        self._turns: list[_Turn] = []
+        self._asked_in: str | None = None
         self._heard: dict[str, int] = {}
         self._working = 0
-        self._worked = 0.0
+        self._began = self._worked = self._looked = 0.0
         self._checkpointing: threading.Thread | None = None
         self.changes = None
         self._mirror: Mirror | None = None
@@ -219,38 +241,81 @@ class MLflowDriver(TableDriver):
                 touched = state.apply(entry.changes)
                 if self._mirror is not None:
                     self._mirror.touched(touched, entry.author)
-                self._heed(entry)
+                self._hear(entry.author, entry.written)
         except StorageDamaged:
             self._state = None
             raise
+        self._heed()
+        self._looked = time.monotonic()
         if check:
             state.check_version(self.shown)
 
     # Taking turns
 
-    def _heed(self, entry: Entry) -> None:
-        """Remember who asks the others to wait, and forget it when that one has written what it wanted to."""
-        if entry.author == self._ledger.author:
-            return
-        if entry.changes and entry.changes[0][0] == "hold":
-            if entry.written > self._heard.get(entry.author, 0):  # it may have got on before the log came to this place
-                self._hold = (entry.author, time.monotonic() + _HOLD_SECONDS)
-            return
-        self._heard[entry.author] = entry.written
-        if self._hold is not None and self._hold[0] == entry.author:
-            self._hold = None
+    def _heed(self) -> None:
+        """Give a turn to each who has asked, after those who asked before, unless it has got on since."""
+        for ask in self._ledger.asks:
+            if ask.written >= self._heard.get(ask.author, 0) and self._place(ask.author) is None:
+                self._turns.append(_Turn(ask.author, ask.entries))
+        self._ledger.asks.clear()
 
-    def _wait_for_turn(self) -> bool:
+    def _hear(self, author: str, written: int) -> None:
+        """Take note of an entry: a turn begins with it, goes on, or ends. All see that at the same place of the log."""
+        self._heard[author] = written
+        place = self._place(author)
+        if place is None:
+            return
+        for _ in range(place):  # its author would not have written before their time was over
+            self._end_turn()
+        turn = self._turns[0]
+        turn.entries -= 1
+        turn.has_begun, turn.until = True, time.monotonic() + _IDLE
+        if turn.entries <= 0:
+            self._end_turn()
+
+    def _place(self, author: str) -> int | None:
+        return next((place for place, one in enumerate(self._turns) if one.author == author), None)
+
+    def _end_turn(self) -> None:
+        if self._turns.pop(0).author == self._ledger.author:
+            self._asked_in = None
+            self._is_crowded = True
+
+    def _others_turn(self) -> _Turn | None:
+        """The turn of somebody else, if it is; to be asked when the log has just been read."""
+        now = time.monotonic()
+        while self._turns:
+            first = self._turns[0]
+            if first.until is None:
+                first.until = now + _BEGIN
+            if now < first.until:
+                return None if first.author == self._ledger.author else first
+            self._end_turn()
+        return None
+
+    def _wait_for_turn(self, since: float) -> bool:
         """Let those write who have asked for it; whether anything was waited for, and the log read since.
 
         It is a courtesy with an end: nothing but speed depends on it, and whoever is killed holds nobody up for long.
         """
-        waited = False
-        while self._hold is not None and time.monotonic() < self._hold[1]:
-            self._pause(16)
+        has_waited = False
+        while (turn := self._others_turn()) is not None:
+            if time.monotonic() > since + _ASK_AFTER:
+                self._ask(self._wanted(since))
+            self._rest(turn)
             self._catch_up()
-            waited = True
-        return waited
+            has_waited = True
+        return has_waited
+
+    def _rest(self, turn: _Turn) -> None:
+        """Sleep until it is our turn, as far as that can be told."""
+        if turn.has_begun:
+            place = self._place(self._ledger.author)
+            entries = turn.entries + sum(one.entries for one in self._turns[1:place] if place is not None)
+            entries = max(entries, 2 if place == 1 else 8)
+            time.sleep(min(entries * self._ledger.round_trip * random.uniform(0.8, 1), 1))
+        else:
+            self._pause(16)
 
     def _pause(self, round_trips: float) -> None:
         time.sleep(random.uniform(0.2, 1) * min(round_trips * self._ledger.round_trip, 1))
@@ -258,35 +323,32 @@ class MLflowDriver(TableDriver):
     def _after_a_loss(self, since: float, size: int) -> None:
         """Step back, for longer each time, so that one writer at a time gets on, and with one request for each entry.
 
-        Where that takes long, or a change is so large that the others would always be faster, ask them to wait.
+        Where that takes long, or a change is so large that the others would always be faster, ask for a turn.
         """
-        is_patient = size <= _LARGE and time.monotonic() < since + _HOLD_AFTER
-        if is_patient:
+        is_patient = size <= _LARGE and time.monotonic() < since + _ASK_AFTER
+        if not is_patient:
+            self._catch_up()  # those who write read the newest run
+        if not is_patient and self._ask(self._wanted(since)):
+            time.sleep(_LOOK)
+        elif self._place(self._ledger.author) != 0:
             self._pause(2.0**self._losses)
         self._catch_up()
-        if not is_patient:
-            self._wait_for_turn()
-            self._queue()
 
-    def _queue(self) -> None:
-        """Ask the others to wait, and wait until they do.
+    def _wanted(self, since: float) -> int:
+        """How many entries a writer that began at some time is going to write, one after the other."""
+        return _TURN if since < self._worked + _PAUSE else 1
+
+    def _ask(self, entries: int) -> bool:
+        """Ask for a turn, unless that was done: whether it was done now.
 
         Who writes one entry after the other is always the first to know which comes next, so nobody else would get in a
-        word there. Some entries ahead there is room: a hold says nothing of the documents, and need not know what comes
-        before it.
+        word there; but it looks from time to time whether others have asked.
         """
-        ledger = self._ledger
-        place = ledger.hold(_AHEAD)
-        if place is None:
-            self._pause(_AHEAD)
-            self._catch_up()
-            return
-        stalls = 0
-        while ledger.position <= place and stalls < 3:  # with three nobody else is writing any more
-            before = ledger.position
-            self._pause(place - before + 1)
-            self._catch_up()
-            stalls = stalls + 1 if ledger.position == before else 0
+        if self._asked_in == self._ledger.run or self._place(self._ledger.author) is not None:
+            return False
+        self._asked_in = self._ledger.run
+        self._ledger.ask(entries)
+        return True
 
     def _is_busy(self) -> bool:
         return self._working > 0 or time.monotonic() < self._worked + 0.05
@@ -299,6 +361,7 @@ class MLflowDriver(TableDriver):
         self._is_crowded = not won
         self._losses = max(self._losses - 1, _LEAST) if won else min(self._losses + 1, _MOST)
         if won:
+            self._hear(self._ledger.author, self._ledger.written)
             self._consider_checkpoint(before)
         return won
 
@@ -360,16 +423,21 @@ class MLflowDriver(TableDriver):
             if self._mirror is None or not (notes := self._mirror.take_notes()):
                 return
             self._ready()
-            self._wait_for_turn()
-            try:
-                with self.undoing() as put:
-                    refused = self._note(notes)
-                    changes, touched = self._ready().describe(put)
-                    self._win_or_lose(changes)
-            except _Lost:
+            if self._turns:
                 self._catch_up()
-            else:
-                self._after(notes, refused, touched)
+            if self._others_turn() is None:
+                try:
+                    with self.undoing() as put:
+                        refused = self._note(notes)
+                        changes, touched = self._ready().describe(put)
+                        self._win_or_lose(changes)
+                except _Lost:
+                    self._catch_up()
+                else:
+                    self._after(notes, refused, touched)
+                return
+            self._ask(1)
+        time.sleep(_IDLE)  # the process itself goes on meanwhile
 
     # Checkpoints
 
@@ -440,11 +508,11 @@ class MLflowDriver(TableDriver):
     def _win(self, action: Callable[[], T]) -> T:
         """Make a change until it wins an entry, or until it changes nothing in the newest state."""
         since = time.monotonic()
-        is_fresh = self._is_crowded
+        is_fresh = self._should_look(since)
         if is_fresh:
             self._catch_up()
         while True:
-            is_fresh = self._wait_for_turn() or is_fresh
+            is_fresh = self._wait_for_turn(since) or is_fresh
             size = 0
             try:
                 with self.undoing() as put:
@@ -464,6 +532,15 @@ class MLflowDriver(TableDriver):
                     return result
                 self._catch_up()
             is_fresh = True
+
+    def _should_look(self, now: float) -> bool:
+        """Whether to read the log before a write: after a loss, and where others have asked for a turn, or may have."""
+        self._heed()
+        if now > self._worked + _PAUSE:
+            self._began = now
+        if self._turns and self._turns[0].author == self._ledger.author:
+            return self._is_crowded
+        return self._is_crowded or bool(self._turns) or now > max(self._began, self._looked) + _LOOK
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """See `Driver.insert`; all in one entry."""
@@ -525,7 +602,7 @@ class MLflowDriver(TableDriver):
     def _transaction(self) -> Iterator[None]:
         since = time.monotonic()
         self._catch_up()
-        self._wait_for_turn()
+        self._wait_for_turn(since)
         calls: list[tuple[Callable[[], object], object]] = []
         self._calls = calls
         size = 0
@@ -543,7 +620,7 @@ class MLflowDriver(TableDriver):
             self._calls = None
         while True:
             self._after_a_loss(since, size)
-            self._wait_for_turn()
+            self._wait_for_turn(since)
             try:
                 with self.undoing() as put:
                     for action, result in calls:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from holdfast_mlflow.link import Found, Link
 
-SIZE = 40
+SIZE = 100
 VALUE_LIMIT = 5900
 """Characters of one param; MLflow keeps 6000 and cuts off the rest without a word."""
 PARTS_PER_RUN = 500
@@ -49,6 +49,7 @@ _LEDGER_NOTE = (
     "Do not edit or delete these runs. What is meant for people is in the other experiments."
 )
 _RACERS = 4
+_ASK = "ask "
 
 
 class Gone(Exception):
@@ -72,6 +73,21 @@ class Entry:
     written: int
     changes: list[list[object]]
     size: int
+
+
+@attrs.frozen
+class Ask:
+    """One writer asks the others to let it write.
+
+    Attributes:
+        author: which ledger asks.
+        written: the number of its last write before.
+        entries: how many it is going to write, one after the other.
+    """
+
+    author: str
+    written: int
+    entries: int
 
 
 @attrs.frozen
@@ -105,6 +121,8 @@ class Ledger:
         round_trip: seconds that a request takes, about.
         author: what the entries of this process are signed with.
         position: the number of the entry that comes next.
+        written: how many writes this process has tried.
+        asks: what others, or this process, have asked; whoever has taken note of it removes it.
         since: characters of entries read or written since the checkpoint that this process knows.
     """
 
@@ -117,10 +135,12 @@ class Ledger:
         self._run = ""
         self._refused = (-1, 0)
         self._payload: tuple[str, str] = ("", "")
-        self._written = 0
+        self._known_asks: set[str] | None = None
         self.round_trip = 0.005
         self.author = secrets.token_hex(4)
         self.position = 0
+        self.written = 0
+        self.asks: list[Ask] = []
         self.since = 0
         self.checkpoint = Checkpoint(0, "", (), 0)
 
@@ -251,6 +271,7 @@ class Ledger:
         """
         self.checkpoint = checkpoint
         self.position, self._run, self.since = checkpoint.number, checkpoint.run, 0
+        self._known_asks = None
         pieces: list[str] = []
         for run in checkpoint.parts:
             params = self._link.params(run)
@@ -267,19 +288,23 @@ class Ledger:
     # Reading and writing entries
 
     def read(self) -> list[Entry]:
-        """The entries that have been written since the last call.
+        """The entries that have been written since the last call; what was asked meanwhile is added to `asks`.
+
+        What was asked before the first call is left out: it may be old, and its author gone.
 
         Raises:
             Unavailable: MLflow cannot be reached.
             StorageDamaged: an entry cannot be read.
             Gone: a run of the log is gone.
         """
-        found: list[Entry] = []
+        entries: list[Entry] = []
+        is_first = self._known_asks is None
         params = self._params()
         position, run = self.position, self._run
         while True:
+            self._listen(params)
             while (text := params.get(_key(position))) is not None:
-                found.append(self._entry(position, text))
+                entries.append(self._entry(position, text))
                 position += 1
                 if position % SIZE == 0:
                     break
@@ -289,8 +314,20 @@ class Ledger:
             run = following
             params = self._params(run)
         self.position, self._run = position, run
-        self.since += sum(one.size for one in found)
-        return found
+        self.since += sum(one.size for one in entries)
+        if is_first:
+            self.asks.clear()
+        return entries
+
+    def _listen(self, params: dict[str, str]) -> None:
+        """Find what was asked in the run of these params since it was last read."""
+        names = {name for name in params if name.startswith(_ASK)}
+        fresh = sorted(names - (self._known_asks or set()))
+        self._known_asks = names
+        try:
+            self.asks += [Ask(*json.loads(params[name])) for name in fresh]
+        except (ValueError, TypeError) as error:
+            raise StorageDamaged(f"{self.shown}: the params {', '.join(fresh)} cannot be read") from error
 
     def _params(self, run: str | None = None) -> dict[str, str]:
         run = run or self._run
@@ -353,26 +390,14 @@ class Ledger:
                 raise unknown
             time.sleep(random.uniform(0.005, 0.05))
 
-    def hold(self, ahead: int) -> int | None:
-        """Write an entry by which the others wait, some places ahead of those that all compete for; its place.
+    def ask(self, entries: int) -> None:
+        """Ask the others to let this process write so many entries; they see it where they read the newest ones.
 
-        It says nothing of the documents, so it need not know what comes before it. None where the run of the log has no
-        room for it.
+        Nothing is decided by it, so an answer that is lost does not matter.
         """
-        if self.position % SIZE == 0:
-            return None
-        end = (self.position // SIZE + 1) * SIZE
-        for place in range(min(self.position + ahead, end - 1), end, ahead):
-            try:
-                self._link.log_param(self._run, _key(place), self._value('[["hold"]]'))
-            except Refused:  # somebody else's
-                continue
-            except Unavailable:
-                return None
-            except OutcomeUnknown:
-                return place
-            return place
-        return None
+        name = f"{_ASK}{_key(self.position)} {self.author}"
+        with contextlib.suppress(Refused, Unavailable, OutcomeUnknown):
+            self._link.log_param(self._run, name, json.dumps([self.author, self.written, entries]))
 
     def _lost(self, error: Refused) -> bool:
         """Somebody else has this entry; if that cannot be seen after some tries, the refusal means something else."""
@@ -395,8 +420,8 @@ class Ledger:
             raise unknown from None
 
     def _value(self, text: str) -> str:
-        self._written += 1
-        by = f"{self.author}.{self._written}"
+        self.written += 1
+        by = f"{self.author}.{self.written}"
         value = f'{{"by":"{by}","do":{text}}}'
         if len(value) <= VALUE_LIMIT:
             return value
@@ -418,6 +443,7 @@ class Ledger:
     def _extend(self) -> None:
         """Go on to the run that follows; create it if nobody has."""
         params = self._params()
+        self._listen(params)
         if _key(self.position - 1) not in params:
             return
         following = params.get("next")

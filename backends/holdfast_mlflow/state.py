@@ -5,8 +5,7 @@ A change is a list:
 - ``["+", collection, id, revision, body]`` puts a document,
 - ``["=", collection, id, revision, fields]`` gives one new values in some fields,
 - ``["-", collection, id]`` removes one,
-- ``["schema", version]`` is said at the beginning and at upgrades,
-- ``["hold"]`` asks all others to wait until its author has written something, or a moment has passed.
+- ``["schema", version]`` is said at the beginning and at upgrades.
 """
 
 from __future__ import annotations
@@ -126,7 +125,7 @@ class State:
             try:
                 if one[0] == "schema":
                     self.version = cast("int", one[1])
-                elif one[0] != "hold":
+                else:
                     touched.append(self._apply(one))
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 raise StorageDamaged(f"an entry of the log does not fit: {one!r:.120} ({error!r})") from error
