@@ -3,7 +3,8 @@
 Entry n is the param n of a run. On every SQL store of MLflow a param has exactly one winner, so whoever creates entry n
 has decided it, and everybody else reads it. An entry holds a batch of changes that stands or falls as one. A run holds
 `SIZE` entries, so that reading the newest ones stays cheap, and the param ``next``, also written once, names the run
-that follows. Now and then the whole state is written as a checkpoint, from which a new process starts.
+that follows. Now and then the whole state is written as a checkpoint, from which a new process starts. Params called
+``ask …`` beside the entries are wishes for a turn: they decide nothing.
 
 Nothing here relies on tags, statuses or searches: in MLflow the last writer of those wins.
 """
