@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEVELS = ("full", "fast")
 PAIRS = 5
 """Trials that are reserved, and then completed, in one round (Oríon does one): in all rounds fewer than there are."""
+_TITLE = "JSON file: reservations per second of one process"
 _RATE, _EXPONENT = Aim("≥", 200), Aim("≤", 0.2)
 _OPTUNA, _ORION = "Optuna JournalStorage", "Oríon PickledDB"
 Series = dict[tuple[str, int], list[Timing]]
@@ -36,6 +37,11 @@ def measure(
         orion: an interpreter that has Oríon.
         tell: is told what is going on.
     """
+    if importlib.util.find_spec("tinydb") is None:
+        missing = Figure(
+            name="full", value=None, aim=_RATE, note="tinydb is not installed: pip install 'holdfast[json]'"
+        )
+        return [Section(title=_TITLE, figures=[missing])]
     absent: dict[str, str] = {}
     claims: Series = {}
     pairs: Series = {}
@@ -123,7 +129,7 @@ def _claims(claims: Series, sizes: Sequence[int]) -> Section:
         cells = [digits(rates[size]) for size in sizes]
         figures.append(Figure(name=level, value=rates[max(sizes)], aim=_RATE if level == "full" else None, cells=cells))
     return Section(
-        title="JSON file: reservations per second of one process",
+        title=_TITLE,
         figures=figures,
         measured=f"N={max(sizes):,}",
         columns=[f"N={size:,}" for size in sizes],
