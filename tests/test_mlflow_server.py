@@ -246,7 +246,7 @@ def test_a_server_that_is_silent_gone_and_back(private_server: Callable[[str], S
 
 def test_what_is_no_mlflow_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database")
-    for path in ("text.db", "no/such/folder/mlflow.db"):
+    for path in ("text.db", "no/such/folder/mlflow.db", f"{'x' * 300}.db"):
         with pytest.raises(StorageError if path == "text.db" else ConfigurationError):
             holdfast.connect(f"mlflow+sqlite:///{tmp_path}/{path}")
     with pytest.raises(StorageDamaged):

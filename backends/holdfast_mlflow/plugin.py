@@ -108,7 +108,10 @@ def _erase_server(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
 
 
 def _erase_store(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
-    if url.scheme == "mlflow+sqlite" and not Path(url.base or ".", url.path.removeprefix("/")).exists():
+    from holdfast_mlflow.store import exists
+
+    file = Path(url.base or ".", url.path.removeprefix("/"))
+    if url.scheme == "mlflow+sqlite" and not exists(file, str(url)):
         return
     with contextlib.closing(_open_store(url, options, read_only=False)) as driver:
         driver.erase()

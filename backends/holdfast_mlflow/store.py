@@ -31,6 +31,18 @@ _LOCK_KEY = 4_812_099_315
 _engines_of = os.getpid()
 
 
+def exists(file: Path, shown: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        ConfigurationError: there cannot be one of this name.
+    """
+    try:
+        return file.exists()
+    except OSError as error:
+        raise ConfigurationError(f"{shown:.200} cannot be opened: {error.strerror}; choose another path") from error
+
+
 class StoreLink(Link):
     """MLflow's store in a SQL database, opened in this process.
 
@@ -60,7 +72,7 @@ class StoreLink(Link):
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
             from sqlalchemy.exc import SQLAlchemyError
 
-            if self._file is not None and not self._file.exists():
+            if self._file is not None and not exists(self._file, self.shown):
                 if self._read_only:
                     raise StorageDamaged(f"{self.shown} does not exist, and it was opened read-only")
                 if not self._file.parent.is_dir():
