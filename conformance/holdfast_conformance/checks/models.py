@@ -54,7 +54,7 @@ WAITING = 20.0
 LEAST, MOST = 20, 400
 """How many sequences are tried; with fewer than the least nothing is known."""
 
-PATIENCE = 90.0
+PATIENCE = 200.0
 """Seconds after which a backend is too slow for the least."""
 
 SHRINKING = 10.0
