@@ -433,9 +433,9 @@ def test_times_are_read_with_their_units(text: str, expected: float) -> None:
 # pytest
 
 
-def pytest_run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pytest_run(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | more
     return subprocess.run(
         command, capture_output=True, text=True, cwd=folder, timeout=120, check=False, env=environment
     )
@@ -472,9 +472,12 @@ def test_a_second_report_elsewhere_does_not_hide_the_settings_of_pytest(tmp_path
         found = pytest_run(project, f"--holdfast-report={reports}")
         assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
         assert "only some checks ran" in found.stdout
-    found = pytest_run(project, "--holdfast-report", str(reports))
-    assert found.returncode == ExitCode.USAGE, found.stdout + found.stderr
-    assert f"write --holdfast-report={reports}, with an equals sign" in found.stderr
+    for found in (
+        pytest_run(project, "--holdfast-report", str(reports)),
+        pytest_run(project, PYTEST_ADDOPTS=f"--holdfast-report '{reports}'"),
+    ):
+        assert found.returncode == ExitCode.USAGE, found.stdout + found.stderr
+        assert f"write --holdfast-report={reports}, with an equals sign" in found.stderr
 
 
 def test_an_exemption_that_holds_fails_in_pytest_as_well(tmp_path: Path) -> None:

@@ -293,6 +293,15 @@ class MLflowDriver(TableDriver):
             self._end_turn()
         return None
 
+    def _should_look(self, now: float) -> bool:
+        """Whether to read the log before a write: after a loss, and where others have asked for a turn, or may have."""
+        self._heed()
+        if now > self._worked + _PAUSE:
+            self._began = now
+        if self._turns and self._turns[0].author == self._ledger.author:
+            return self._is_crowded
+        return self._is_crowded or bool(self._turns) or now > max(self._began, self._looked) + _LOOK
+
     def _wait_for_turn(self, since: float) -> bool:
         """Let those write who have asked for it; whether anything was waited for, and the log read since.
 
@@ -311,8 +320,8 @@ class MLflowDriver(TableDriver):
         """Sleep until it is our turn, as far as that can be told."""
         if turn.has_begun:
             place = self._place(self._ledger.author)
-            entries = turn.entries + sum(one.entries for one in self._turns[1:place] if place is not None)
-            entries = max(entries, 2 if place == 1 else 8)
+            before = [turn] if place is None else self._turns[:place]
+            entries = max(sum(one.entries for one in before), 2 if place == 1 else 8)
             time.sleep(min(entries * self._ledger.round_trip * random.uniform(0.8, 1), 1))
         else:
             self._pause(16)
@@ -325,10 +334,11 @@ class MLflowDriver(TableDriver):
 
         Where that takes long, or a change is so large that the others would always be faster, ask for a turn.
         """
-        is_patient = size <= _LARGE and time.monotonic() < since + _ASK_AFTER
-        if not is_patient:
+        has_asked = False
+        if size > _LARGE or time.monotonic() > since + _ASK_AFTER:
             self._catch_up()  # those who write read the newest run
-        if not is_patient and self._ask(self._wanted(since)):
+            has_asked = self._ask(self._wanted(since))
+        if has_asked:
             time.sleep(_LOOK)
         elif self._place(self._ledger.author) != 0:
             self._pause(2.0**self._losses)
@@ -532,15 +542,6 @@ class MLflowDriver(TableDriver):
                     return result
                 self._catch_up()
             is_fresh = True
-
-    def _should_look(self, now: float) -> bool:
-        """Whether to read the log before a write: after a loss, and where others have asked for a turn, or may have."""
-        self._heed()
-        if now > self._worked + _PAUSE:
-            self._began = now
-        if self._turns and self._turns[0].author == self._ledger.author:
-            return self._is_crowded
-        return self._is_crowded or bool(self._turns) or now > max(self._began, self._looked) + _LOOK
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         """See `Driver.insert`; all in one entry."""

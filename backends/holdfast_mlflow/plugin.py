@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
-from holdfast.files import file_url
+from holdfast.files import file_url, path_of
 from holdfast.plugins import Backend, Option, hookimpl
 from holdfast.url import authority, check_fields
 
@@ -91,15 +91,16 @@ def _open_store(url: StorageURL, options: Mapping[str, OptionValue], read_only: 
     uri = url.raw.partition("?")[0].partition("+")[2]
     file = None
     if url.scheme == "mlflow+sqlite":
-        path = url.path.removeprefix("/")
-        if url.host or not path or path == ":memory:":
-            raise ConfigurationError(
-                f"an MLflow store in SQLite needs a file, as in mlflow+sqlite:///mlflow.db, not {shown}"
-            )
-        file = Path(url.base or ".", path).absolute()
+        file = _file(url)
         uri = f"sqlite:///{file}"
     artifacts = str(options["artifacts"] or (file.parent / "mlartifacts" if file is not None else "mlartifacts"))
     return _driver(StoreLink(uri, shown, file=file, artifacts=artifacts, read_only=read_only), options, read_only)
+
+
+def _file(url: StorageURL) -> Path:
+    if url.path == "/:memory:":
+        raise ConfigurationError(f"an MLflow store in SQLite needs a file, as in mlflow+sqlite:///mlflow.db, not {url}")
+    return Path(path_of(url, ".db"))
 
 
 def _erase_server(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
@@ -110,8 +111,7 @@ def _erase_server(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
 def _erase_store(url: StorageURL, options: Mapping[str, OptionValue]) -> None:
     from holdfast_mlflow.store import exists
 
-    file = Path(url.base or ".", url.path.removeprefix("/"))
-    if url.scheme == "mlflow+sqlite" and not exists(file, str(url)):
+    if url.scheme == "mlflow+sqlite" and not exists(_file(url), str(url)):
         return
     with contextlib.closing(_open_store(url, options, read_only=False)) as driver:
         driver.erase()

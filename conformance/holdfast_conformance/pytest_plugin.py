@@ -6,6 +6,8 @@ collected.
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +66,8 @@ def _refuse_a_folder_by_itself(config: pytest.Config) -> None:
     """
     report = config.getoption("--holdfast-report")
     started = config.invocation_params
-    if report is None or "--holdfast-report" not in started.args:
+    arguments = (*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *started.args)
+    if report is None or "--holdfast-report" not in arguments:
         return
     folder = (started.dir / report).resolve()
     if folder.exists() and not folder.is_relative_to(started.dir.resolve()):
