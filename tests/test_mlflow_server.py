@@ -17,7 +17,7 @@ import pytest
 
 import holdfast
 from holdfast.driver import Capability, Document
-from holdfast.errors import ConfigurationError, OutcomeUnknown, StorageDamaged, StorageError, Unavailable
+from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.filters import equal
 from holdfast.plugins import plugins
 from holdfast.schema import RESOURCES, SCHEMA
@@ -242,17 +242,6 @@ def test_a_server_that_is_silent_gone_and_back(private_server: Callable[[str], S
     assert found.body["token"] in (0, 1)
     assert driver.patch(RESOURCES, equal(id="a"), {"token": 3}) == 1
     driver.close()
-
-
-def test_what_is_no_mlflow_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("not a database")
-    for path in ("text.db", "no/such/folder/mlflow.db", f"{'x' * 300}.db"):
-        with pytest.raises(StorageError if path == "text.db" else ConfigurationError):
-            holdfast.connect(f"mlflow+sqlite:///{tmp_path}/{path}")
-    with pytest.raises(StorageDamaged):
-        connect(f"mlflow+sqlite:///{tmp_path}/absent.db", read_only=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.db"]
-    assert (tmp_path / "text.db").read_text() == "not a database"
 
 
 def test_a_store_in_process_is_durable_and_one_in_a_server_may_be(store_url: str, server_url: str) -> None:

@@ -17,12 +17,12 @@ import secrets
 import select
 import socket
 import ssl
-import threading
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlencode
 
 import attrs
 
+from holdfast import forks
 from holdfast.errors import (
     ConfigurationError,
     HoldfastError,
@@ -203,9 +203,24 @@ class ServerLink(Link):
         self._authorization = authorization
         self._connect_timeout = connect_timeout
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._opening = forks.Calls()
         self._idle: list[_Connection] = []
-        self._process = os.getpid()
+        forks.watch(self)
+
+    # Opening a connection takes locks of the resolver and of the TLS library.
+
+    def before_fork(self) -> None:
+        """Wait a little for connections that are being opened."""
+        self._opening.hold()
+
+    def after_fork_in_parent(self) -> None:
+        """Let them be opened again."""
+        self._opening.release()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent."""
+        self._opening.reset()
+        self._idle = []
 
     def _connect(self) -> _Connection:
         if self._context is None:
@@ -222,15 +237,16 @@ class ServerLink(Link):
         return connection
 
     def _take(self) -> _Connection:
-        with self._lock:
-            if self._process != os.getpid():
-                self._idle, self._process = [], os.getpid()
-            while self._idle:
+        while True:
+            try:
                 connection = self._idle.pop()
-                if not connection.is_stale():
-                    return connection
-                connection.close()
-        return self._connect()
+            except IndexError:
+                break
+            if not connection.is_stale():
+                return connection
+            connection.close()
+        with self._opening.running():
+            return self._connect()
 
     def _send(self, method: str, path: str, fields: Json) -> Json:
         """One request; what was answered."""
@@ -261,8 +277,7 @@ class ServerLink(Link):
         if response.will_close:
             connection.close()
         else:
-            with self._lock:
-                self._idle.append(connection)
+            self._idle.append(connection)
         return self._answer(response.status, text, path, writing=writing)
 
     def _answer(self, status: int, text: bytes, path: str, *, writing: bool) -> Json:
@@ -408,11 +423,9 @@ class ServerLink(Link):
 
     def close(self) -> None:
         """See `Link.close`."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        if self._process == os.getpid():
-            for connection in idle:
-                connection.close()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
 
 def search_filter(tag: str, value: str) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
 from holdfast.files import file_url, path_of
-from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.plugins import CONNECT_TIMEOUT, TIMEOUT, Backend, Option, hookimpl
 from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
@@ -158,18 +158,8 @@ def holdfast_backends() -> list[Backend]:
             open=_open_server,
             options=(
                 *_COMMON,
-                Option(
-                    name="connect_timeout",
-                    kind=float,
-                    default=10.0,
-                    help="how long to wait for a connection, in seconds",
-                ),
-                Option(
-                    name="timeout",
-                    kind=float,
-                    default=30.0,
-                    help="how long to wait for a reply, in seconds; 0 for ever",
-                ),
+                CONNECT_TIMEOUT,
+                TIMEOUT,
                 Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
             ),
             example="mlflow+http://host:5000",

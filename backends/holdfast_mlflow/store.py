@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
-import threading
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import tenacity
+
+from holdfast import forks
 from holdfast.errors import (
     ConfigurationError,
     HoldfastError,
@@ -28,7 +32,47 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOCK_KEY = 4_812_099_315
-_engines_of = os.getpid()
+_CREATION = 120
+"""Seconds to wait for another process that creates MLflow's tables."""
+
+_DAMAGED = ("malformed", "not a database", "Could not decode")
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EEXIST)
+
+
+class _Connections:
+    """The connections of MLflow, which all stores of this process share, across a fork.
+
+    A fork copies SQLite's notes on the locks that this process holds, but not the locks. A child that opened the same
+    file would wait for a lock that nobody has, or write without one. So nothing is open while the process forks.
+    """
+
+    def __init__(self) -> None:
+        self.calls = forks.Calls()
+        self.is_broken = False
+        self._is_quiet = True
+        forks.watch(self)
+
+    def before_fork(self) -> None:
+        """Wait a little for the calls of other threads, and close the connections."""
+        self._is_quiet = self.calls.hold()
+        for engine in self._engines():
+            engine.dispose(close=self._is_quiet)
+
+    def after_fork_in_parent(self) -> None:
+        """Let calls begin again."""
+        self.calls.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew; where a call was under way, files stay out of reach."""
+        self.calls.reset()
+        self.is_broken = self.is_broken or not self._is_quiet
+
+    def _engines(self) -> list[Any]:
+        module = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
+        return [] if module is None else list(module.SqlAlchemyStore._engine_map.values())
+
+
+_connections = _Connections()
 
 
 def exists(file: Path, shown: str) -> bool:
@@ -57,45 +101,40 @@ class StoreLink(Link):
     def __init__(self, uri: str, shown: str, *, file: Path | None, artifacts: str, read_only: bool) -> None:
         self.shown = shown
         self._uri, self._file, self._artifacts, self._read_only = uri, file, artifacts, read_only
-        self._lock = threading.Lock()
-        self._process = 0
-        self._store: Any = None
-        self._open()
+        with self._running():
+            self._store = self._open()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        if self._file is not None and _connections.is_broken:
+            raise Unavailable(
+                f"{self.shown} was in use when this process was forked, and SQLite's locks do not survive that: start "
+                "worker processes with the spawn method, or fork while no other thread uses the storage"
+            )
+        with _connections.calls.running():
+            yield
 
     def _open(self) -> Any:
-        """The store of this process; after a fork a new one, because connections do not survive it."""
-        global _engines_of  # MLflow keeps its engines in a global, too
-        with self._lock:
-            if self._process == os.getpid():
-                return self._store
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-            from sqlalchemy.exc import SQLAlchemyError
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-            if self._file is not None and not exists(self._file, self.shown):
-                if self._read_only:
-                    raise StorageDamaged(f"{self.shown} does not exist, and it was opened read-only")
-                if not self._file.parent.is_dir():
-                    raise ConfigurationError(f"the folder of {self.shown} does not exist; create it first")
-            if _engines_of != os.getpid():
-                for engine in SqlAlchemyStore._engine_map.values():
-                    engine.dispose(close=False)
-                SqlAlchemyStore._engine_map.clear()
-                _engines_of = os.getpid()
-            try:
-                with self._first_use(SqlAlchemyStore):
-                    self._store = SqlAlchemyStore(self._uri, self._artifacts)
-                self._tune(self._store.engine)
-            except HoldfastError:
+        if self._file is not None and not exists(self._file, self.shown):
+            if self._read_only:
+                raise StorageDamaged(f"{self.shown} does not exist, and it was opened read-only")
+            if not self._file.parent.is_dir():
+                raise ConfigurationError(f"the folder of {self.shown} does not exist; create it first")
+        try:
+            with self._first_use(SqlAlchemyStore):
+                store = SqlAlchemyStore(self._uri, self._artifacts)
+            self._tune(store.engine)
+        except BaseException as error:
+            # What cannot be used may be replaced by something that can.
+            if (engine := SqlAlchemyStore._engine_map.get(self._uri)) is not None:
+                engine.dispose()
+            if isinstance(error, (HoldfastError, ModuleNotFoundError)) or not isinstance(error, Exception):
                 raise
-            except ModuleNotFoundError:
-                raise
-            except (SQLAlchemyError, OSError) as error:
-                raise self._unusable(error) from error
-            except Exception as error:  # MLflow's own, or Alembic's
-                raise self._unusable(error) from error
-            self._process = os.getpid()
-            return self._store
+            raise self._unusable(error) from error
+        return store
 
     def _unusable(self, error: Exception) -> HoldfastError:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -108,33 +147,55 @@ class StoreLink(Link):
     @contextlib.contextmanager
     def _first_use(self, stores: Any) -> Iterator[None]:
         """One process at a time: MLflow's migrations fail when two meet in a fresh database."""
-        from mlflow.store.db import utils
-
-        if self._file is not None:
-            if self._file.exists() and self._file.stat().st_size:
-                with self._file.open("rb") as opened:
-                    if opened.read(16) != b"SQLite format 3\0":
-                        raise StorageDamaged(f"{self.shown} is not a SQLite database; nothing was changed")
-                engine = stores._get_or_create_engine(self._uri)
-                if utils._all_tables_exist(engine):
-                    yield
-                    return
-            if self._read_only:
-                raise StorageDamaged(f"{self.shown} is no store of MLflow, and it was opened read-only")
-            with self._file.with_name(f"{self._file.name}.first-use").open("w") as guard:
-                fcntl.flock(guard, fcntl.LOCK_EX)
-                yield
-                Path(guard.name).unlink(missing_ok=True)
-            return
-        engine = stores._get_or_create_engine(self._uri)
-        if utils._all_tables_exist(engine):
+        if self._is_complete(stores):
             yield
             return
         if self._read_only:
             raise StorageDamaged(f"{self.shown} is no store of MLflow, and it was opened read-only")
+        if self._file is None:
+            with self._alone_with(stores._get_or_create_engine(self._uri)):
+                yield
+            return
+        with self._alone_beside(self._file):
+            if not self._file.exists():
+                self._create(self._file, stores)
+            yield
+
+    def _is_complete(self, stores: Any) -> bool:
+        """Whether all tables are there, and the experiment that MLflow puts into fresh ones."""
+        from mlflow.store.db import utils
+
+        # An engine for a file that is missing creates it.
+        if self._file is not None and not (self._file.exists() and self._file.stat().st_size):
+            return False
+        engine = stores._get_or_create_engine(self._uri)
+        if not utils._all_tables_exist(engine):
+            return False
+        with engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT 1 FROM experiments LIMIT 1").scalar() is not None
+
+    @contextlib.contextmanager
+    def _alone_beside(self, file: Path) -> Iterator[None]:
+        with file.with_name(f"{file.name}.first-use").open("w") as guard:
+            retrying = tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(BlockingIOError),
+                wait=tenacity.wait_fixed(0.05),
+                stop=tenacity.stop_after_delay(_CREATION),
+            )
+            try:
+                retrying(fcntl.flock, guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except tenacity.RetryError as error:
+                raise Unavailable(
+                    f"{self.shown}: another process has been creating MLflow's tables for {_CREATION} s; is it stopped?"
+                ) from error
+            yield
+            Path(guard.name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _alone_with(self, engine: Any) -> Iterator[None]:
         take, give = {
             "postgresql": ("SELECT pg_advisory_lock(%d)", "SELECT pg_advisory_unlock(%d)"),
-            "mysql": ("SELECT GET_LOCK('%d', 120)", "SELECT RELEASE_LOCK('%d')"),
+            "mysql": (f"SELECT GET_LOCK('%d', {_CREATION})", "SELECT RELEASE_LOCK('%d')"),
         }.get(engine.dialect.name, ("SELECT %d", "SELECT %d"))
         with engine.connect() as connection:
             connection.exec_driver_sql(take % _LOCK_KEY)
@@ -142,6 +203,39 @@ class StoreLink(Link):
                 yield
             finally:
                 connection.exec_driver_sql(give % _LOCK_KEY)
+
+    def _create(self, file: Path, stores: Any) -> None:
+        """Make a fresh file, whole or not at all.
+
+        MLflow makes its tables in many steps, and refuses what is left of them when they were cut short. So they are
+        made in a file beside, which gets its name in the end; where the disk knows no links, they are made in place.
+        """
+        from sqlalchemy import event
+
+        beside = file.with_name(f"{file.name}.first-use.db")
+        parts = [beside, *(beside.with_name(f"{beside.name}-{kind}") for kind in ("journal", "wal", "shm"))]
+        for one in parts:
+            one.unlink(missing_ok=True)
+        uri = f"sqlite:///{beside}"
+        try:
+            engine = stores._get_or_create_engine(uri)
+            event.listen(engine, "connect", _hasten)
+            engine.dispose()
+            self._tune(stores(uri, self._artifacts).engine)
+            engine.dispose()
+            _synchronize(beside)
+            try:
+                os.link(beside, file)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return
+            _synchronize(file.parent)
+        finally:
+            if (engine := stores._engine_map.pop(uri, None)) is not None:
+                engine.dispose()
+            for one in parts:
+                one.unlink(missing_ok=True)
 
     def _tune(self, engine: Any) -> None:
         """A write-ahead log, so that readers and the writer do not wait for each other."""
@@ -156,25 +250,29 @@ class StoreLink(Link):
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        store = self._open()
         try:
-            return action(store)
+            with self._running():
+                return action(self._store)
         except MlflowException as error:
             message, code = str(error.message), str(error.error_code)
-            if "readonly database" in message or "read-only" in message:
-                raise StorageReadOnly(f"{self.shown} cannot be written by this user") from error
-            if "malformed" in message or "not a database" in message:
-                raise StorageDamaged(f"{self.shown} is damaged: {message:.200}") from error
-            if (known := from_server(message, self.shown, writing=writing)) is not None:
+            if (known := self._known(message, writing=writing)) is not None:
                 raise known from error
             if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
                 kind = OutcomeUnknown if writing else Unavailable
                 raise kind(f"{self.shown} failed: {message:.200}") from error
             raise Refused(code, message) from error
         except SQLAlchemyError as error:
-            if (known := from_server(str(error), self.shown, writing=writing)) is not None:
+            if (known := self._known(str(error), writing=writing)) is not None:
                 raise known from error
             raise (OutcomeUnknown if writing else Unavailable)(f"{self.shown} failed: {error!s:.200}") from error
+
+    def _known(self, message: str, *, writing: bool) -> HoldfastError | None:
+        """What an error of the database means, where its text says something that is known."""
+        if "readonly database" in message or "read-only" in message:
+            return StorageReadOnly(f"{self.shown} cannot be written by this user")
+        if any(word in message for word in _DAMAGED):
+            return StorageDamaged(f"{self.shown} is damaged: {message:.200}")
+        return from_server(message, self.shown, writing=writing)
 
     def create_experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """See `Link.create_experiment`."""
@@ -280,7 +378,19 @@ class StoreLink(Link):
 
     def close(self) -> None:
         """See `Link.close`."""
-        with self._lock:
-            if self._store is not None and self._process == os.getpid():
-                self._store.engine.dispose()
-            self._store, self._process = None, 0
+        with _connections.calls.running():
+            self._store.engine.dispose()
+
+
+def _hasten(connection: Any, _: object) -> None:
+    """MLflow's tables take a thousand commits; of a file that has no name yet nothing need survive."""
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA journal_mode = MEMORY")
+
+
+def _synchronize(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from holdfast.errors import ConfigurationError
 from holdfast.files import FILE_OPTIONS, file_url
-from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.plugins import CONNECT_TIMEOUT, Backend, Option, hookimpl
 from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
@@ -76,9 +76,6 @@ _PREFIX = Option(
     default="",
     help="what the names of all tables begin with; storages of different prefixes share a database without noticing",
 )
-_CONNECT_TIMEOUT = Option(
-    name="connect_timeout", kind=float, default=10.0, help="how long to wait for a connection, in seconds"
-)
 _STATEMENT_TIMEOUT = Option(
     name="statement_timeout",
     kind=float,
@@ -109,7 +106,7 @@ def holdfast_backends() -> list[Backend]:
             open=_open_postgresql,
             options=(
                 _PREFIX,
-                _CONNECT_TIMEOUT,
+                CONNECT_TIMEOUT,
                 _STATEMENT_TIMEOUT,
                 Option(name="sslmode", help="as in libpq: disable, prefer, require, verify-ca, verify-full"),
                 Option(name="sslrootcert", help="file with the certificates of trusted authorities"),
@@ -131,7 +128,7 @@ def holdfast_backends() -> list[Backend]:
             open=_open_mysql,
             options=(
                 _PREFIX,
-                _CONNECT_TIMEOUT,
+                CONNECT_TIMEOUT,
                 _STATEMENT_TIMEOUT,
                 Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
                 Option(name="ssl_cert", help="file with the client's certificate"),

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import attrs
 
+from holdfast import forks
 from holdfast.driver import Instant
 from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageClosed, Unavailable, shown
 from holdfast_sql.driver import SQLDriver
@@ -33,7 +34,6 @@ LONGEST_PAUSE = 10
 
 _CLOCK_AGE = 60.0
 _CLOCK_SAMPLES = 3
-_FORK_PATIENCE = 5.0
 _RETRY = (0.0005, 0.004)
 _LONGEST_PREFIX = 30
 _PREFIX = re.compile(rf"[a-z0-9_]{{0,{_LONGEST_PREFIX}}}")
@@ -255,8 +255,7 @@ class ServerDriver(SQLDriver):
         self._measured = 0.0
         self._latest = 0.0
         self._clock_mutex = threading.Lock()
-        self._changed = threading.Condition()
-        self._opening, self._is_forking = 0, False
+        self._opening = forks.Calls()
         naming = Naming(_prefix(options["prefix"]))
         if naming.prefix:
             url = attrs.evolve(url, query={**url.query, "prefix": naming.prefix})
@@ -267,39 +266,25 @@ class ServerDriver(SQLDriver):
         said = " ".join(str(error).split())
         return said.replace(self._secret, "***") if self._secret else said
 
-    @contextlib.contextmanager
-    def opening(self) -> Iterator[None]:
-        """Around the opening of a connection; a fork waits for its end, and it for the end of a fork."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_forking)
-            self._opening += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._opening -= 1
-                self._changed.notify_all()
-
     # Opening a connection takes locks of the TLS library, and a child never gets one that another thread held.
+
+    def opening(self) -> contextlib.AbstractContextManager[None]:
+        """Around the opening of a connection; a fork waits for its end, and it for the end of a fork."""
+        return self._opening.running()
 
     def before_fork(self) -> None:
         """Wait a little for connections that are being opened."""
-        with self._changed:
-            self._is_forking = True
-            self._changed.wait_for(lambda: not self._opening, _FORK_PATIENCE)
+        self._opening.hold()
 
     def after_fork_in_parent(self) -> None:
         """Let them be opened again."""
-        with self._changed:
-            self._is_forking = False
-            self._changed.notify_all()
+        self._opening.release()
 
     def after_fork_in_child(self) -> None:
         """See `SQLDriver.after_fork_in_child`."""
         super().after_fork_in_child()
         self._clock_mutex = threading.Lock()
-        self._changed = threading.Condition()
-        self._opening, self._is_forking = 0, False
+        self._opening.reset()
 
     def now(self) -> Instant:
         """The server's clock: measured once a minute against a local one that no change of the wall clock moves."""

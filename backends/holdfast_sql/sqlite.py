@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
+from holdfast import forks
 from holdfast.codec import dumps
 from holdfast.driver import Capability, Instant
 from holdfast.errors import (
@@ -69,7 +70,6 @@ _LOOK = 1.0
 _YIELD = 0.001
 """How long it then keeps still."""
 _WAL_LIMIT = 64 * 2**20
-_FORK_PATIENCE = 5.0
 
 _T = TypeVar("_T")
 _RAISED = (sqlite3.Error, OverflowError, UnicodeError)
@@ -624,9 +624,9 @@ class SQLiteDriver(SQLDriver):
         """Close the connections that are not in a transaction, waiting a little for those in use."""
         self._held = []
         self.is_forking = True
-        deadline = time.monotonic() + _FORK_PATIENCE
+        deadline = time.monotonic() + forks.PATIENCE
         # With the mutex held no other thread can add a connection.
-        self._is_quiet = self._mutex.acquire(timeout=_FORK_PATIENCE)
+        self._is_quiet = self._mutex.acquire(timeout=forks.PATIENCE)
         for link in list(self._links):
             assert isinstance(link, SQLiteLink)  # noqa: S101  (for the type checker)
             if not link.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):

@@ -85,6 +85,15 @@ class Option:
         return value
 
 
+CONNECT_TIMEOUT = Option(
+    name="connect_timeout", kind=float, default=10.0, help="how long to wait for a connection, in seconds"
+)
+"""What a backend with a server calls it, so that all are configured alike."""
+
+TIMEOUT = Option(name="timeout", kind=float, default=30.0, help="how long to wait for a reply, in seconds; 0 for ever")
+"""What a backend with a server calls it, so that all are configured alike."""
+
+
 @attrs.frozen(kw_only=True)
 class Backend:
     """A backend, as its plugin announces it.

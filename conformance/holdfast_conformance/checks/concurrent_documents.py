@@ -427,7 +427,7 @@ def busy_forker(job: Job) -> None:
     try:
         for turn in rounds(job.arguments["forks"]):
             side = f"{job.name}.{turn}"
-            started = fork(lambda one=side: _work_after_fork(driver, f"child.{one}", 3))  # type: ignore[misc]
+            started = fork(lambda one=side: _work_after_fork(driver, f"child.{one}", 3))  # type: ignore[misc]  # bound now
             try:
                 _work_after_fork(driver, f"parent.{side}", 3)
             finally:

@@ -99,6 +99,8 @@ def short_writer(job: Job) -> None:
     tracing.allow()
     arguments = job.arguments
     driver = None if arguments["create"] else job.driver()
+    if driver is None:
+        job.driver(url=arguments["before"]).close()
     job.ready()
     driver = driver or job.driver()
     perform(job, driver, arguments["family"], arguments["steps"])
@@ -118,7 +120,8 @@ def _cut_off(
         role: of a worker; its argument ``family`` is another one each time.
         most: how many cuts, see `tracing.cuts`.
         steps: how many the role does.
-        create: whether each run has a storage of its own, which it creates.
+        create: whether each run has a storage of its own, which it creates; it has used that of the check before, so
+            that what is done at a first use (imports, above all) is not counted.
 
     Yields:
         What happened, the URL, the family, and what the worker said.
@@ -126,7 +129,9 @@ def _cut_off(
 
     def run(family: str, inject: dict[str, str]) -> tuple[str, list[object], list[tracing.Call]]:
         url = context.fresh_url() if create else context.url
-        (process,) = context.start(role, url=url, ready=False, family=family, steps=steps, create=create, stay=None)
+        (process,) = context.start(
+            role, url=url, ready=False, family=family, steps=steps, create=create, before=context.url, stay=None
+        )
         process.next()
         output = context.folder / f"{process.name}.trace"
         with tracing.Trace([process.pid], output, tuple(inject) or tracing.WRITES, inject) as trace:
@@ -160,6 +165,7 @@ def a_kill_at_each_system_call_of_a_write(context: Context) -> None:
 @check("CRASH-3", limit=300)
 def a_kill_at_each_system_call_of_the_creation(context: Context) -> None:
     """Kills a process at the system calls by which it creates a storage; then that can be created and used."""
+    context.open().close()
     judge = Judge(context, lost="CRASH-3", torn="CRASH-3")
     for what, url, family, said in _cut_off(context, short_writer, 10, steps=2, create=True):
         with _fresh(context, url) as driver:

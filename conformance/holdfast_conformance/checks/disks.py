@@ -116,6 +116,8 @@ def full_writer(job: Job) -> None:
     known = mirror()
     arguments = job.arguments
     driver = None if arguments["create"] else job.driver()
+    if driver is None:
+        job.driver(url=arguments["before"]).close()
 
     def write(number: int) -> None:
         assert driver is not None
@@ -163,9 +165,13 @@ def full_writer(job: Job) -> None:
 def _fill(
     context: Context, url: str, name: str, inject: dict[str, str], *, create: bool
 ) -> tuple[list[list[object]], list[list[object]], list[tracing.Call]]:
-    """Run a writer on a disk that becomes full; what it told before there was room, all that it told, and its calls."""
+    """Run a writer on a disk that becomes full; what it told before there was room, all that it told, and its calls.
+
+    One that is to create the storage has used that of the check before: what is done at a first use is not counted.
+    """
     waits = context.folder / f"{name}.waits"
-    (process,) = context.start(full_writer, url=url, ready=False, create=create, waits=str(waits))
+    before = context.url if create else url
+    (process,) = context.start(full_writer, url=url, ready=False, create=create, before=before, waits=str(waits))
     process.next()
     with tracing.Trace([process.pid], context.folder / f"{name}.trace", tracing.SPACE_TAKEN, inject) as trace:
         process.tell("go")
@@ -206,6 +212,7 @@ def a_full_disk_refuses_writes(context: Context) -> None:
 @check("FULL-1", limit=180)
 def a_full_disk_refuses_a_new_storage(context: Context) -> None:
     """Creates a storage on a disk that becomes full meanwhile; where there is room again it can be created and used."""
+    context.open().close()
     judge = Judge(context, lost="FULL-1", torn="FULL-1")
     _, _, calls = _fill(context, context.fresh_url(), "whole", {}, create=True)
     calls = [one for one in calls if not one.is_report]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from holdfast.errors import ConfigurationError
-from holdfast.plugins import Backend, Option, hookimpl
+from holdfast.plugins import CONNECT_TIMEOUT, TIMEOUT, Backend, Option, hookimpl
 from holdfast.url import authority, check_fields
 
 if TYPE_CHECKING:
@@ -102,18 +102,8 @@ def holdfast_backends() -> list[Backend]:
             options=(
                 Option(name="namespace", default="holdfast", help="what all keys begin with; one for each storage"),
                 Option(name="db", kind=int, help="the number of the database, where the URL does not say it"),
-                Option(
-                    name="connect_timeout",
-                    kind=float,
-                    default=10.0,
-                    help="how long to wait for a connection, in seconds",
-                ),
-                Option(
-                    name="timeout",
-                    kind=float,
-                    default=30.0,
-                    help="how long to wait for a reply, in seconds; 0 for ever",
-                ),
+                CONNECT_TIMEOUT,
+                TIMEOUT,
                 Option(name="ssl_ca", help="file with the certificates of trusted authorities"),
                 Option(name="ssl_cert", help="file with the client's certificate"),
                 Option(name="ssl_key", help="file with the client's private key"),
