@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -162,6 +163,8 @@ def test_a_file_that_was_refused_may_be_replaced_by_a_good_one(driver: Driver, p
     path.write_bytes(kept[:5000])
     with pytest.raises(StorageDamaged):
         connect(path)
+    for one in path.parent.iterdir():
+        one.unlink()
     path.write_bytes(kept)
     with closing(connect(path)) as again:
         assert [one.id for one in again.find(RESOURCES)] == ["a"]
@@ -172,6 +175,29 @@ def test_a_file_that_was_refused_may_be_replaced_by_a_good_one(driver: Driver, p
 
 def test_a_fork_while_threads_write(driver: Driver) -> None:
     assert forked_while_threads_write(lambda name: driver.insert(RESOURCES, [resource(name)]), 5) == 5
+
+
+def test_the_writes_of_a_child_survive_the_end_of_its_parent_s_connections(driver: Driver, path: Path) -> None:
+    """A child that trusts the locks it inherited loses the log when the parent, believing to be the last, closes."""
+    driver.insert(RESOURCES, [resource("a")])
+    go, ready = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            driver.insert(RESOURCES, [resource("b")])
+            ready.send(None)
+            ready.recv()
+            driver.insert(RESOURCES, [resource("c")])
+            status = 0
+        finally:
+            os._exit(status)
+    go.recv()
+    driver.close()
+    go.send(None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with closing(connect(path)) as again:
+        assert {one.id for one in again.find(RESOURCES)} == {"a", "b", "c"}
 
 
 def in_a_child(driver: Driver) -> int:
