@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -134,14 +135,21 @@ def test_a_full_disk_refuses_a_new_store_until_there_is_room(small_disk: Path) -
         assert driver.insert(RESOURCES, [resource("a")]) == []
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_store_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.db import utils
+
+    def fail(_: float) -> NoReturn:
+        raise AssertionError("MLflow tries it again")
+
+    monkeypatch.setattr(utils, "time", SimpleNamespace(sleep=fail))
     (tmp_path / "text.db").write_text("not a database")
-    for path in ("text.db", "no/such/folder/mlflow.db", f"{'x' * 300}.db"):
+    (tmp_path / "folder.db").mkdir()
+    for path in ("text.db", "folder.db", "no/such/folder/mlflow.db", f"{'x' * 300}.db"):
         with pytest.raises(StorageError if path == "text.db" else ConfigurationError):
             holdfast.connect(f"mlflow+sqlite:///{tmp_path}/{path}")
     with pytest.raises(StorageDamaged):
         connect(tmp_path / "absent.db", read_only=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.db", "text.db"]
     assert (tmp_path / "text.db").read_text() == "not a database"
 
 

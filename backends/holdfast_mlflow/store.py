@@ -118,11 +118,8 @@ class StoreLink(Link):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        if self._file is not None and not exists(self._file, self.shown):
-            if self._read_only:
-                raise StorageDamaged(f"{self.shown} does not exist, and it was opened read-only")
-            if not self._file.parent.is_dir():
-                raise ConfigurationError(f"the folder of {self.shown} does not exist; create it first")
+        if self._file is not None:
+            self._check(self._file)
         try:
             with self._first_use(SqlAlchemyStore):
                 store = SqlAlchemyStore(self._uri, self._artifacts)
@@ -135,6 +132,18 @@ class StoreLink(Link):
                 raise
             raise self._unusable(error) from error
         return store
+
+    def _check(self, file: Path) -> None:
+        """Refuse a file that cannot be opened at once; MLflow would try it again for minutes."""
+        if not exists(file, self.shown):
+            if self._read_only:
+                raise StorageDamaged(f"{self.shown} does not exist, and it was opened read-only")
+            if not file.parent.is_dir():
+                raise ConfigurationError(f"the folder of {self.shown} does not exist; create it first")
+        elif not file.is_file():
+            raise ConfigurationError(f"{self.shown} is no file; choose another path")
+        elif not os.access(file, os.R_OK):
+            raise StorageReadOnly(f"{self.shown} cannot be read by this user")
 
     def _unusable(self, error: Exception) -> HoldfastError:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
