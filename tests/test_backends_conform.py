@@ -125,3 +125,13 @@ class TestMLflow(OnServer):
     @classmethod
     def url(cls, server: Server) -> str:
         return f"mlflow+{server.url}?{cls.options}"
+
+
+@pytest.mark.conformance
+class TestMLflowInProcess(ConformanceSuite):
+    level = 3
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
+        return f"mlflow+sqlite:///{tmp_path_factory.mktemp('mlflow')}/{{ns}}.db"
