@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import subprocess
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -84,6 +84,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in excluded]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of pytest-xdist says of its servers."""
+    del error
+    for key, told in zip((_STARTED, _SKIPPED), getattr(node, "workeroutput", {}).get("servers", ()), strict=False):
+        node.config.stash[key] |= told
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["servers"] = [session.config.stash[_STARTED], session.config.stash[_SKIPPED]]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     started, skipped = config.stash[_STARTED], config.stash[_SKIPPED]
     excluded = [name for name in BACKENDS if name not in _selected_backends(config)]
@@ -102,6 +115,7 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     """No storage or profile of the developer's own, and no file left in the checkout."""
     monkeypatch.delenv("HOLDFAST_STORAGE", raising=False)
     monkeypatch.delenv("HOLDFAST_PROFILE", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(tmp_path)
 
 

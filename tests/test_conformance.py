@@ -480,6 +480,13 @@ def test_a_second_report_elsewhere_does_not_hide_the_settings_of_pytest(tmp_path
         assert f"write --holdfast-report={reports}, with an equals sign" in found.stderr
 
 
+def test_what_workers_of_xdist_find_is_told_by_the_one_that_started_them(tmp_path: Path) -> None:
+    write_suite(tmp_path)
+    found = pytest_run(tmp_path, "-n", "2", "--dist=loadscope", "--holdfast-only", "CLAIM-1")
+    assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
+    assert found.stdout.count("test_mine.py::TestMine: only some checks ran") == 1
+
+
 def test_an_exemption_that_holds_fails_in_pytest_as_well(tmp_path: Path) -> None:
     write_suite(tmp_path, f'exemptions = {{"CLAIM-1": "{LINK}"}}')
     found = pytest_run(tmp_path, "--holdfast-only", "CLAIM-1")

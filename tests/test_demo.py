@@ -6,6 +6,7 @@ import importlib.util
 import io
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -179,7 +180,9 @@ class TestRun:
         assert summary.counts[holdfast.TrialStatus.COMPLETED] == 8
         assert len(summary.checks) == 5
         assert "killed with kill -9 while it ran trial" in printed
-        assert "no heartbeat for 4 s; recovered, worker" in printed
+        silence = re.search(r"no heartbeat for (\d+) s; recovered, worker", printed)
+        assert silence is not None, printed
+        assert int(silence[1]) >= 4
         assert "✗" not in printed
         assert plot.read_bytes().startswith(b"\x89PNG")
         assert summary.plot == plot

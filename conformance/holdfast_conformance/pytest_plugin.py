@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from holdfast_conformance.results import Report
     from holdfast_conformance.runner import Session
 
-_REPORTS = pytest.StashKey[dict[str, "Report"]]()
+_REPORTS = pytest.StashKey[list[tuple[str, int]]]()
+"""What came out of each class, and the exit code that goes with it."""
+_OUTPUT = "holdfast_conformance"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse options that cannot be right, and prepare to gather reports."""
-    config.stash[_REPORTS] = {}
+    config.stash[_REPORTS] = []
     _refuse_a_folder_by_itself(config)
     url, only = config.getoption("--holdfast-url"), config.getoption("--holdfast-only")
     if url is None and config.getoption("pyargs") and "holdfast_conformance" in config.args:
@@ -139,31 +140,37 @@ def holdfast_session(request: pytest.FixtureRequest) -> Iterator[Session]:
     except Violation as error:
         pytest.fail(f"{error.requirement}: {mask(str(error))}", pytrace=False)
     yield session
-    report = session.report(partial=any(one.name not in session.results for one in select(session.level)))
-    config.stash[_REPORTS][request.node.nodeid] = report
-    if place is not None:
-        from holdfast_conformance import reporting
+    from holdfast_conformance import reporting
 
+    report = session.report(partial=any(one.name not in session.results for one in select(session.level)))
+    verdict, level = reporting.verdict(report), reporting.level_text(report)
+    line = f"{request.node.nodeid}: {verdict}; level reached: {level}; seed {report.seed}"
+    config.stash[_REPORTS].append((line, int(report.exit_code)))
+    if place is not None:
         reporting.write(report, place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what came out of each class."""
     reports = config.stash[_REPORTS]
-    if not reports:
-        return
-    from holdfast_conformance import reporting
+    if reports:
+        terminalreporter.section("holdfast conformance")
+    for line, _ in reports:
+        terminalreporter.write_line(line)
 
-    terminalreporter.section("holdfast conformance")
-    for name, report in reports.items():
-        terminalreporter.write_line(
-            f"{name}: {reporting.verdict(report)}; level reached: {reporting.level_text(report)}; seed {report.seed}"
-        )
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of pytest-xdist has found; of one that died pytest itself speaks."""
+    del error
+    output: dict[str, list[tuple[str, int]]] = getattr(node, "workeroutput", {})
+    node.config.stash[_REPORTS] += [(line, code) for line, code in output.get(_OUTPUT, ())]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """End with the exit code of the suite where pytest has none of its own."""
     reports = session.config.stash[_REPORTS]
-    if exitstatus == pytest.ExitCode.OK and reports:
-        worst = max(int(report.exit_code) for report in reports.values())
-        session.exitstatus = worst
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[_OUTPUT] = reports
+    elif exitstatus == pytest.ExitCode.OK and reports:
+        session.exitstatus = max(code for _, code in reports)
