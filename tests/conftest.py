@@ -15,6 +15,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from servers import SERVERS, MLflow, MongoDB, MySQL, PostgreSQL, Server, ServerUnavailableError, SQLServer
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 BACKENDS = ("memory", "sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
 SHARED_BACKENDS = ("sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
 SQL_BACKENDS = ("sqlite", "postgresql", "mysql")
+
+# How fast a machine is decides no test.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 ServerT = TypeVar("ServerT", bound=Server)
 

@@ -111,7 +111,7 @@ def assert_plain(value: object) -> None:
         assert value is None or type(value) is bool
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(VALUES)
 def test_every_supported_value_comes_back_exactly(value: object) -> None:
     encoded = encode(value)
@@ -119,7 +119,7 @@ def test_every_supported_value_comes_back_exactly(value: object) -> None:
     assert identical(there_and_back(value), value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLAIN_ARRAYS)
 def test_every_array_comes_back_exactly(array: np.ndarray) -> None:
     restored = there_and_back(array)

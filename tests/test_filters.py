@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import ExperimentStatus, Trial, TrialStatus
@@ -204,7 +204,7 @@ def test_find_equals_a_filter_in_python(storage: Storage) -> None:
     for row in ROWS:
         storage.create_experiment(name="e", **row)
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150)
     @given(QUERIES)
     def check(query: dict[str, object]) -> None:
         found = {one.version for one in storage.fetch_experiments(query)}

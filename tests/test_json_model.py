@@ -148,5 +148,5 @@ def plain(result: object) -> object:
 assert storage._SMALLEST_FOLD > 10**5, "folding is what the rule of that name asks for"
 TestAgainstTheReference = Machine.TestCase
 TestAgainstTheReference.settings = settings(
-    max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "60")), stateful_step_count=30, deadline=None
+    max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "60")), stateful_step_count=30
 )

@@ -564,7 +564,7 @@ KILLS = st.sampled_from([0.0, 0.0, 0.03, 0.1])
 
 
 @pytest.mark.parametrize("name", SIMULATED)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(seed=SEEDS, count=st.integers(1, 120), processes=st.integers(1, 8), kills=KILLS)
 def test_a_correct_object_is_always_linearizable(
     name: str, seed: int, count: int, processes: int, kills: float
@@ -661,7 +661,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("name", "mutation"), MUTATIONS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(seed=SEEDS, count=st.integers(30, 120), kills=KILLS)
 def test_every_mutation_of_the_truth_is_a_violation(
     name: str, mutation: Callable[[History], Iterator[History]], seed: int, count: int, kills: float
@@ -727,7 +727,7 @@ def test_a_violation_late_among_ten_thousand_is_found_and_made_small(
 
 
 @pytest.mark.parametrize(("name", "mutation"), MUTATIONS)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(seed=SEEDS, kills=KILLS)
 def test_a_minimized_history_violates_and_each_of_its_operations_is_needed(
     name: str, mutation: Callable[[History], Iterator[History]], seed: int, kills: float

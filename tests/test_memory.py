@@ -233,7 +233,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestOverridesAgainstDefaults = Machine.TestCase
-TestOverridesAgainstDefaults.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestOverridesAgainstDefaults.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 @pytest.fixture

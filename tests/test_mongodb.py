@@ -340,7 +340,7 @@ def test_values_are_compared_and_sorted_as_the_reference_does(driver: MongoDrive
 
 
 @ON_MONGODB
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     body=st.dictionaries(
         st.sampled_from(KEYS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),

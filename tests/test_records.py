@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=45))
 MOMENT = datetime.datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=EAST)
-ON_EVERY_STORAGE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ON_EVERY_STORAGE = settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 class Name(str, enum.Enum):  # noqa: UP042

@@ -202,9 +202,7 @@ def test_each_verb_takes_effect_once_whichever_call_fails(
                 assert stored(driver) == effect, context
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     names=st.lists(st.sampled_from(sorted(VERBS)), min_size=1, max_size=4),
     faults=st.dictionaries(st.integers(0, 25), st.sampled_from(FAULTS), max_size=10),
