@@ -36,7 +36,7 @@ _CREATION = 120
 """Seconds to wait for another process that creates MLflow's tables."""
 
 _DAMAGED = ("malformed", "not a database", "Could not decode")
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EEXIST)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EEXIST)
 
 
 class _Connections:
@@ -101,8 +101,7 @@ class StoreLink(Link):
     def __init__(self, uri: str, shown: str, *, file: Path | None, artifacts: str, read_only: bool) -> None:
         self.shown = shown
         self._uri, self._file, self._artifacts, self._read_only = uri, file, artifacts, read_only
-        with self._running():
-            self._store = self._open()
+        self._store = self._open()
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -120,17 +119,18 @@ class StoreLink(Link):
 
         if self._file is not None:
             self._check(self._file)
-        try:
-            with self._first_use(SqlAlchemyStore):
-                store = SqlAlchemyStore(self._uri, self._artifacts)
-            self._tune(store.engine)
-        except BaseException as error:
-            # What cannot be used may be replaced by something that can.
-            if (engine := SqlAlchemyStore._engine_map.get(self._uri)) is not None:
-                engine.dispose()
-            if isinstance(error, (HoldfastError, ModuleNotFoundError)) or not isinstance(error, Exception):
-                raise
-            raise self._unusable(error) from error
+        with self._running():
+            try:
+                with self._first_use(SqlAlchemyStore):
+                    store = SqlAlchemyStore(self._uri, self._artifacts)
+                self._tune(store.engine)
+            except BaseException as error:
+                # What cannot be used may be replaced by something that can.
+                if (engine := SqlAlchemyStore._engine_map.get(self._uri)) is not None:
+                    engine.dispose()
+                if isinstance(error, (HoldfastError, ModuleNotFoundError)) or not isinstance(error, Exception):
+                    raise
+                raise self._unusable(error) from error
         return store
 
     def _check(self, file: Path) -> None:
