@@ -26,14 +26,19 @@ class TestMemory(ConformanceSuite):
     url = "memory://{ns}"
 
 
-@pytest.mark.conformance
-class TestSQLite(ConformanceSuite):
+class OnFile(ConformanceSuite):
     level = 3
+    template: ClassVar[str]
 
     @pytest.fixture(scope="class")
     @classmethod
     def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        return f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/{{ns}}.db"
+        return cls.template.replace("FOLDER", str(tmp_path_factory.mktemp("storages")))
+
+
+@pytest.mark.conformance
+class TestSQLite(OnFile):
+    template = "sqlite:///FOLDER/{ns}.db"
 
 
 class ServerHooks(Hooks):
@@ -89,13 +94,8 @@ class TestMariaDB(OnServer):
 
 
 @pytest.mark.conformance
-class TestJSON(ConformanceSuite):
-    level = 3
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        return f"json:///{tmp_path_factory.mktemp('json')}/{{ns}}.json"
+class TestJSON(OnFile):
+    template = "json:///FOLDER/{ns}.json"
 
 
 @pytest.mark.conformance
@@ -128,10 +128,5 @@ class TestMLflow(OnServer):
 
 
 @pytest.mark.conformance
-class TestMLflowInProcess(ConformanceSuite):
-    level = 3
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def url(cls, tmp_path_factory: pytest.TempPathFactory) -> str:
-        return f"mlflow+sqlite:///{tmp_path_factory.mktemp('mlflow')}/{{ns}}.db"
+class TestMLflowInProcess(OnFile):
+    template = "mlflow+sqlite:///FOLDER/{ns}.db"

@@ -238,7 +238,6 @@ def test_primitives_do_what_the_reference_does(monkeypatch: pytest.MonkeyPatch) 
             database=None,
             max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "40")),
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

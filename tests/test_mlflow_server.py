@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import holdfast
+from doubles import forked_while_threads_write
 from holdfast.driver import Capability, Document
 from holdfast.errors import OutcomeUnknown, Unavailable
 from holdfast.filters import equal
@@ -216,6 +217,12 @@ def test_a_driver_works_in_a_forked_child(fixture: str, request: pytest.FixtureR
     child.join()
     assert child.exitcode == 0
     assert {one.id for one in driver.find(RESOURCES)} == {"parent", "child"}
+    driver.close()
+
+
+def test_a_fork_while_threads_write(server_url: str) -> None:
+    driver = connect(server_url)
+    assert forked_while_threads_write(lambda name: driver.insert(RESOURCES, [Document(name, {"name": name})]), 5) == 5
     driver.close()
 
 

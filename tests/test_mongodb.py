@@ -303,7 +303,6 @@ def test_primitives_and_overrides_do_what_the_reference_does(driver: MongoDriver
             database=None,
             max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "25")),
             stateful_step_count=20,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

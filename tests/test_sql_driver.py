@@ -287,7 +287,6 @@ def everything(driver: Driver) -> dict[str, Document]:
 
 relaxed = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

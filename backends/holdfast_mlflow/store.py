@@ -143,7 +143,7 @@ class StoreLink(Link):
         elif not file.is_file():
             raise ConfigurationError(f"{self.shown} is no file; choose another path")
         elif not os.access(file, os.R_OK):
-            raise StorageReadOnly(f"{self.shown} cannot be read by this user")
+            raise StorageReadOnly(f"{self.shown} cannot be read by this user; check its permissions")
 
     def _unusable(self, error: Exception) -> HoldfastError:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -195,7 +195,8 @@ class StoreLink(Link):
                 retrying(fcntl.flock, guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except tenacity.RetryError as error:
                 raise Unavailable(
-                    f"{self.shown}: another process has been creating MLflow's tables for {_CREATION} s; is it stopped?"
+                    f"{self.shown}: another process has been creating MLflow's tables for {_CREATION} s; "
+                    "if it is stopped, end it and try again"
                 ) from error
             yield
             Path(guard.name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import getpass
 import itertools
 import threading
@@ -968,7 +969,7 @@ class Storage(ReadOnlyStorage):
         foreign: list[Document] = []
         for start in range(0, max(1, len(documents)), MEASUREMENT_BATCH):
             some = documents[start : start + MEASUREMENT_BATCH]
-            foreign += self._waist.together(lambda some=some: insert(some))  # type: ignore[misc]  # bound now
+            foreign += self._waist.together(functools.partial(insert, some))
         if foreign:  # raised when all is done, so that a backend with transactions keeps the others, too
             raise InvalidArgument(
                 f"measurement {foreign[0].id!r} was added to trial {foreign[0].body['trial']!r} already; "

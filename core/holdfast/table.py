@@ -203,7 +203,7 @@ class Table:
         if not ordered:
             for one in reversed(order):
                 found.sort(
-                    key=lambda identifier, name=one.field: self.key(identifier, self.rows[identifier], (name,)),  # type: ignore[misc]  # bound now
+                    key=lambda identifier: self.key(identifier, self.rows[identifier], (one.field,)),
                     reverse=one.descending,
                 )
         return found[:limit]

@@ -439,7 +439,7 @@ def _first(ledger: Ledger, where: Filter, order: Sequence[Order]) -> list[str]:
     """The ids of the matches in order, without a null in what they are ordered by."""
     found = [ledger.documents[name] for name in ledger.matching(where)]
     for one in reversed(order):
-        found.sort(key=lambda document, by=one: _key(document, by.field), reverse=one.descending)  # type: ignore[misc]  # bound now
+        found.sort(key=lambda document: _key(document, one.field), reverse=one.descending)
     return [document.id for document in found]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import json
 import os
 import random
@@ -427,7 +428,7 @@ def busy_forker(job: Job) -> None:
     try:
         for turn in rounds(job.arguments["forks"]):
             side = f"{job.name}.{turn}"
-            started = fork(lambda one=side: _work_after_fork(driver, f"child.{one}", 3))  # type: ignore[misc]  # bound now
+            started = fork(functools.partial(_work_after_fork, driver, f"child.{side}", 3))
             try:
                 _work_after_fork(driver, f"parent.{side}", 3)
             finally:

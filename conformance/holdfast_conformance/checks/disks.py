@@ -170,8 +170,7 @@ def _fill(
     One that is to create the storage has used that of the check before: what is done at a first use is not counted.
     """
     waits = context.folder / f"{name}.waits"
-    before = context.url if create else url
-    (process,) = context.start(full_writer, url=url, ready=False, create=create, before=before, waits=str(waits))
+    (process,) = context.start(full_writer, url=url, ready=False, create=create, before=context.url, waits=str(waits))
     process.next()
     with tracing.Trace([process.pid], context.folder / f"{name}.trace", tracing.SPACE_TAKEN, inject) as trace:
         process.tell("go")

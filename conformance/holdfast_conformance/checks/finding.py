@@ -644,7 +644,7 @@ def _sorted_keys(documents: Iterable[Document], order: Sequence[Order]) -> list[
     """What each document is ordered by, in the order asked for; equals look alike."""
     found = [tuple(_sort_key(one, by.field) for by in order) for one in documents]
     for place in reversed(range(len(order))):
-        found.sort(key=lambda key, place=place: key[place], reverse=order[place].descending)  # type: ignore[misc]  # bound now
+        found.sort(key=lambda key: key[place], reverse=order[place].descending)
     return found
 
 

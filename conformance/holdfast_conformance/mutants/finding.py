@@ -45,7 +45,7 @@ class Scanning(Mutation):
     def sort(self, found: list[Document], order: Sequence[Order]) -> None:
         """Put documents in order."""
         for one in reversed(order):
-            found.sort(key=lambda document, by=one: self.key(self.reach(document, by.field)), reverse=one.descending)  # type: ignore[misc]  # bound now
+            found.sort(key=lambda document: self.key(self.reach(document, one.field)), reverse=one.descending)
 
     def cut(self, found: list[Document], limit: int | None) -> list[Document]:
         """The first ones."""
@@ -567,7 +567,7 @@ class NullIsOrderedAsZero(Scanning):
             values = [self.reach(document, one.field) for document in found]
             nought = next((type(value)() for value in values if value is not None), 0)
             found.sort(
-                key=lambda document, by=one, zero=nought: self._or_zero(document, by.field, zero),  # type: ignore[misc]  # bound now
+                key=lambda document: self._or_zero(document, one.field, nought),
                 reverse=one.descending,
             )
 

@@ -133,7 +133,7 @@ class Idea(Driver):
             stored = self.load(collection.name).values()
         found = [one for one in stored if matches(where, one.id, one.revision, one.body)]
         for by in reversed(order):
-            found.sort(key=lambda one, field=by.field: _sortable(one, field), reverse=by.descending)  # type: ignore[misc]  # bound now
+            found.sort(key=lambda one: _sortable(one, by.field), reverse=by.descending)
         return found if limit is None else found[: max(0, limit)]
 
     def swap(self, collection: Collection, document: Document, expected_revision: int) -> bool:
