@@ -1,1 +1,1 @@
-"""Measurements of Holdfast beside the raw limit and beside its peers; see README.md."""
+"""Measurements of Moorage beside the raw limit and beside its peers; see README.md."""

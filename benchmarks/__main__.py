@@ -50,7 +50,7 @@ def main(
         str | None, typer.Option(help=f"Profile one operation instead: {', '.join(OPERATIONS)}.")
     ] = None,
 ) -> None:
-    """Measure Holdfast beside the raw limit and beside its peers."""
+    """Measure Moorage beside the raw limit and beside its peers."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     chosen, counts = _chosen(only), _sizes(sizes, quick)
     if profile is not None and profile not in OPERATIONS:

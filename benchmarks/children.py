@@ -22,37 +22,37 @@ def _timed(work: Callable[[], object]) -> dict[str, float]:
 
 
 def time_import() -> dict[str, float]:
-    """Import Holdfast."""
+    """Import Moorage."""
 
     def work() -> None:
-        import holdfast  # noqa: F401
+        import moorage  # noqa: F401
 
     return _timed(work)
 
 
 def time_connect(path: Path) -> dict[str, dict[str, float]]:
     """Connect to an existing database, and then make the first write."""
-    import holdfast
+    import moorage
 
-    opened: list[holdfast.Storage] = []
+    opened: list[moorage.Storage] = []
     table = {"type": "sqlite", "path": str(path)}
-    connected = _timed(lambda: opened.append(holdfast.connect(table)))
+    connected = _timed(lambda: opened.append(moorage.connect(table)))
     storage = opened[0]
     reserved = _timed(lambda: storage.reserve_trial(storage.fetch_experiments()[0]))
     storage.close()
     return {"connect": connected, "first": reserved}
 
 
-def time_fetch_holdfast(path: Path, *, measurements: bool) -> dict[str, float]:
+def time_fetch_moorage(path: Path, *, measurements: bool) -> dict[str, float]:
     """Open a storage and fetch all trials."""
     import sqlalchemy  # noqa: F401  (Optuna imports it as well, before its clock starts)
 
-    import holdfast
+    import moorage
 
     found: list[Sequence[object]] = []
 
     def work() -> None:
-        storage = holdfast.connect({"type": "sqlite", "path": str(path)})
+        storage = moorage.connect({"type": "sqlite", "path": str(path)})
         experiment = storage.fetch_experiments()[0]
         found.append(storage.fetch_trials(experiment))
         if measurements:
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     elif what == "fetch-optuna":
         found = time_fetch_optuna(Path(rest[0]))
     else:
-        found = time_fetch_holdfast(Path(rest[0]), measurements=what == "fetch-holdfast-measurements")
+        found = time_fetch_moorage(Path(rest[0]), measurements=what == "fetch-moorage-measurements")
     print(json.dumps(found))
 
 

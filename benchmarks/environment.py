@@ -12,7 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
-_DISTRIBUTIONS = ("holdfast", "sqlalchemy", "attrs", "optuna")
+_DISTRIBUTIONS = ("moorage", "sqlalchemy", "attrs", "optuna")
 _ROOT = Path(__file__).parents[1]
 
 

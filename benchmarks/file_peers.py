@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.clock import Timing, digits, duration, growth, least, quotient, timed, typical
 from benchmarks.orion import Absent, Orion
 from benchmarks.report import Aim, Figure, Section
-from benchmarks.stores import HoldfastStore
+from benchmarks.stores import MoorageStore
 from benchmarks.workload import open_storage, params, results
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def measure(
     """
     if importlib.util.find_spec("tinydb") is None:
         missing = Figure(
-            name="full", value=None, aim=_RATE, note="tinydb is not installed: pip install 'holdfast[json]'"
+            name="full", value=None, aim=_RATE, note="tinydb is not installed: pip install 'moorage[json]'"
         )
         return [Section(title=_TITLE, figures=[missing])]
     absent: dict[str, str] = {}
@@ -57,7 +57,7 @@ def measure(
             for (level, size), store in ours.items():
                 claim, pair = _turn(store)
                 claims.setdefault((level, size), []).append(claim)
-                pairs.setdefault((f"Holdfast json, {level}", size), []).append(pair)
+                pairs.setdefault((f"Moorage json, {level}", size), []).append(pair)
             for key, turn in others.items():
                 pairs.setdefault(key, []).append(turn())
             if not played:
@@ -65,17 +65,17 @@ def measure(
     return [_claims(claims, sizes), _growth(pairs, sizes, absent), _ratios(pairs, max(sizes), absent)]
 
 
-def _pending(opened: ExitStack, path: Path, level: str, size: int, tell: Callable[[str], None]) -> HoldfastStore:
+def _pending(opened: ExitStack, path: Path, level: str, size: int, tell: Callable[[str], None]) -> MoorageStore:
     tell(f"storing {size:,} trials in {path.name}")
     with open_storage(path, "fast") as storage:
         experiment = storage.create_experiment(name="benchmark", heartbeat_timeout=86_400)
         storage.register_trials(experiment, [params(number) for number in range(size)])
-    store = HoldfastStore(path, level)
+    store = MoorageStore(path, level)
     opened.callback(store.close)
     return store
 
 
-def _turn(store: HoldfastStore) -> tuple[Timing, Timing]:
+def _turn(store: MoorageStore) -> tuple[Timing, Timing]:
     reserved = []
     claim = timed(lambda: reserved.extend(store.reserve() for _ in range(PAIRS)), PAIRS)
 
@@ -143,7 +143,7 @@ def _growth(pairs: Series, sizes: Sequence[int], absent: dict[str, str]) -> Sect
     curves: dict[str, dict[int, float]] = {}
     for name in dict.fromkeys(name for name, _ in pairs):
         curve = curves[name] = {size: least(pairs[name, size], "cpu") for size in sizes}
-        aim = _EXPONENT if name.startswith("Holdfast") else None
+        aim = _EXPONENT if name.startswith("Moorage") else None
         cells = [duration(seconds) for seconds in curve.values()]
         figures.append(Figure(name=name, value=growth(curve), aim=aim, cells=cells))
     figures += [Figure(name=name, value=None, note=reason) for name, reason in absent.items()]
@@ -167,7 +167,7 @@ def _ratios(pairs: Series, size: int, absent: dict[str, str]) -> Section:
             continue
         theirs = pairs[peer, size]
         for level in LEVELS:
-            ours = pairs[f"Holdfast json, {level}", size]
+            ours = pairs[f"Moorage json, {level}", size]
             cells = (
                 duration(typical(ours, "wall")),
                 duration(typical(theirs, "wall")),
@@ -178,6 +178,6 @@ def _ratios(pairs: Series, size: int, absent: dict[str, str]) -> Section:
         title=f"Peers of the JSON file: reserve and complete a trial, {size:,} stored",
         figures=figures,
         measured="times faster",
-        columns=("Holdfast", "theirs", "by CPU"),
+        columns=("Moorage", "theirs", "by CPU"),
         note="medians by the clock. Optuna: fsync after each record, as ours full; Oríon: no fsync, as ours fast",
     )

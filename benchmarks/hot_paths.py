@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from benchmarks.clock import duration, growth, least, typical
 from benchmarks.player import MEANING, OPERATIONS, Counts, Player, play_rounds
 from benchmarks.report import Aim, Figure, Section
-from benchmarks.stores import HoldfastStore
+from benchmarks.stores import MoorageStore
 from benchmarks.workload import build, copy
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ LEVELS = ("full", "fast")
 _EXPONENT = Aim("≤", 0.1)
 
 
-def completed_ids(store: HoldfastStore) -> list[str]:
+def completed_ids(store: MoorageStore) -> list[str]:
     """The ids of the completed trials."""
     trials = store.storage.fetch_trials_by_status(store.experiment, "completed")
     return [trial.id for trial in trials]
@@ -31,7 +31,7 @@ def measure(folder: Path, sizes: Sequence[int], rounds: int, tell: Callable[[str
         tell(f"storing {size:,} trials")
         original = build(folder / f"hot-{size}.db", size)
         for level in LEVELS:
-            store = HoldfastStore(copy(original, folder / f"hot-{size}-{level}.db"), level)
+            store = MoorageStore(copy(original, folder / f"hot-{size}-{level}.db"), level)
             players[size, level] = cast("Player[object]", Player(store, Counts(), completed_ids(store), size))
         original.unlink()
     tell(f"{rounds} rounds with {', '.join(f'{size:,}' for size in sizes)} trials")
@@ -49,7 +49,7 @@ def measure(folder: Path, sizes: Sequence[int], rounds: int, tell: Callable[[str
         cells += [duration(curve[size]) for size in sizes]
         figures.append(Figure(name=operation, value=growth(curve), aim=_EXPONENT, cells=cells))
     return Section(
-        title="Hot paths: Holdfast on SQLite, time of one operation",
+        title="Hot paths: Moorage on SQLite, time of one operation",
         figures=figures,
         measured="growth exponent",
         columns=[

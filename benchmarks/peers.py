@@ -1,4 +1,4 @@
-"""Holdfast beside other libraries, each with the durability that it has by default."""
+"""Moorage beside other libraries, each with the durability that it has by default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.clock import Timing, duration, quotient, timed, typical
 from benchmarks.orion import Absent, Orion
 from benchmarks.report import Aim, Figure, Section
 from benchmarks.startup import fresh, timing
-from benchmarks.stores import HoldfastStore
+from benchmarks.stores import MoorageStore
 from benchmarks.workload import STEPS, build, params, results
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def measure(
     ]
 
 
-def _live(store: HoldfastStore, number: int) -> None:
+def _live(store: MoorageStore, number: int) -> None:
     """All that Optuna does for a trial, and the reservation, which it does not know."""
     store.register(params(STORED + number))
     trial = store.reserve()
@@ -58,9 +58,9 @@ def _live(store: HoldfastStore, number: int) -> None:
     store.complete(trial, results(number))
 
 
-def _pending_store(path: Path, level: str, size: int) -> HoldfastStore:
+def _pending_store(path: Path, level: str, size: int) -> MoorageStore:
     build(path, size)
-    return HoldfastStore(path, level)
+    return MoorageStore(path, level)
 
 
 def _lives(folder: Path, rounds: int, tell: Callable[[str], None]) -> Section:
@@ -109,7 +109,7 @@ def _lives(folder: Path, rounds: int, tell: Callable[[str], None]) -> Section:
         title=f"Peers: whole life of a trial with 3 params and {STEPS} measurements",
         figures=figures,
         measured="times faster",
-        columns=("Holdfast", "Optuna", "by CPU"),
+        columns=("Moorage", "Optuna", "by CPU"),
         samples=series,
         note=f"medians by the clock, {STORED:,} trials stored before. Ours: register, reserve, {STEPS} measurements, "
         f"complete. Theirs: create, 3 params, {STEPS} intermediate values, complete",
@@ -138,15 +138,15 @@ def _cold(folder: Path, repeats: int, size: int, has_optuna: bool, tell: Callabl
         optuna_peer.Lives(optuna_peer.open_database(theirs)).live(0, steps)
         optuna_peer.multiply(theirs, size)
         _build_completed(ours, size, steps)
-        kind = "fetch-holdfast-measurements" if steps else "fetch-holdfast"
+        kind = "fetch-moorage-measurements" if steps else "fetch-moorage"
         for _ in range(repeats):
             for who, found in (
-                ("Holdfast", fresh(kind, str(ours))),
+                ("Moorage", fresh(kind, str(ours))),
                 ("Optuna", fresh("fetch-optuna", str(theirs))),
             ):
                 assert found["count"] == size
                 series.setdefault(f"{who} {name}", []).append(timing(found))
-        mine, other = series[f"Holdfast {name}"], series[f"Optuna {name}"]
+        mine, other = series[f"Moorage {name}"], series[f"Optuna {name}"]
         cells = (
             duration(typical(mine, "wall")),
             duration(typical(other, "wall")),
@@ -158,7 +158,7 @@ def _cold(folder: Path, repeats: int, size: int, has_optuna: bool, tell: Callabl
         title=f"Peers: cold fetch of {size:,} completed trials from SQLite",
         figures=figures,
         measured="times faster",
-        columns=("Holdfast", "Optuna", "by CPU"),
+        columns=("Moorage", "Optuna", "by CPU"),
         samples=series,
         note="medians by the clock: opening the storage and fetching, in a fresh interpreter after its imports. "
         "Measurements: ours by a second call, theirs always; Optuna without its deep copy",
@@ -167,7 +167,7 @@ def _cold(folder: Path, repeats: int, size: int, has_optuna: bool, tell: Callabl
 
 def _build_completed(path: Path, size: int, steps: int) -> None:
     from benchmarks.workload import BATCH, open_storage
-    from holdfast import Trial
+    from moorage import Trial
 
     with open_storage(path, "fast") as storage:
         experiment = storage.create_experiment(name="benchmark")
@@ -200,7 +200,7 @@ def _orion(folder: Path, repeats: int, interpreter: str | None, tell: Callable[[
         for played in range(repeats + 1):
             for level, store in stores.items():
 
-                def work(store: HoldfastStore = store) -> None:
+                def work(store: MoorageStore = store) -> None:
                     for number in range(LIVES):
                         store.complete(store.reserve(), results(number))
 
@@ -224,7 +224,7 @@ def _orion(folder: Path, repeats: int, interpreter: str | None, tell: Callable[[
         title=title,
         figures=figures,
         measured="times faster",
-        columns=("Holdfast", f"Oríon {orion.version}", "by CPU"),
+        columns=("Moorage", f"Oríon {orion.version}", "by CPU"),
         samples=series,
         note="medians by the clock. Theirs: a whole file is written and renamed for each change, without fsync",
     )

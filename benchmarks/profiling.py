@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.hot_paths import completed_ids
 from benchmarks.player import Counts, Player
-from benchmarks.stores import HoldfastStore
+from benchmarks.stores import MoorageStore
 from benchmarks.workload import build
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _NEEDS_RESERVED = ("heartbeat", "push results")
 
 def profile(folder: Path, operation: str, size: int) -> None:
     """Print the functions in which an operation spends its time, with durability=fast, by their own and by all time."""
-    store = HoldfastStore(build(folder / "profile.db", size), "fast")
+    store = MoorageStore(build(folder / "profile.db", size), "fast")
     times = _TIMES.get(operation, 50)
     player = Player(store, Counts(), completed_ids(store), size)
     store.register_many([{"learning_rate": -1 / (number + 1)} for number in range(times * Counts().writes)])

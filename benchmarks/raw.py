@@ -1,6 +1,6 @@
-"""The raw limit: what Holdfast does, written by hand with nothing but the sqlite3 module.
+"""The raw limit: what Moorage does, written by hand with nothing but the sqlite3 module.
 
-The tables, indexes and triggers are Holdfast's own, because the file is a copy of the same filled storage. Each verb
+The tables, indexes and triggers are Moorage's own, because the file is a copy of the same filled storage. Each verb
 gives the same guarantees by the same statements: one ``BEGIN IMMEDIATE`` … ``COMMIT`` for each step that must be
 atomic, the check that the experiment exists, the fencing token in each ``WHERE``, the id of each write, and the same
 columns set. What it leaves out is what a library adds: checks of arguments, records, codecs for other than JSON values,
@@ -90,10 +90,10 @@ def _now() -> str:
 
 
 class RawStore:
-    """One connection, prepared as Holdfast prepares its own; a trial is a plain dict.
+    """One connection, prepared as Moorage prepares its own; a trial is a plain dict.
 
     Args:
-        path: a file that Holdfast has made and filled.
+        path: a file that Moorage has made and filled.
         synchronous: ``FULL``, as with durability="full", or ``NORMAL``, as with durability="fast".
     """
 

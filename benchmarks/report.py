@@ -163,7 +163,7 @@ def draw(path: Path, sections: Sequence[Section], console: Console) -> None:
     try:
         import matplotlib as mpl
     except ImportError:
-        console.print("no picture: matplotlib is not installed (pip install 'holdfast\\[plot]')")
+        console.print("no picture: matplotlib is not installed (pip install 'moorage\\[plot]')")
         return
     mpl.use("Agg")
     from matplotlib import pyplot as plt

@@ -1,7 +1,7 @@
 """The backends side by side, as a table: what each has shown to the conformance suite, and what its hot paths cost.
 
-    holdfast conformance URL --report reports/NAME
-    holdfast bench URL --json > bench/NAME.json
+    moorage conformance URL --report reports/NAME
+    moorage bench URL --json > bench/NAME.json
     python -m benchmarks.side_by_side reports bench
 
 Both folders are of one's own making; the second may be left out.

@@ -11,7 +11,7 @@ import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import holdfast
+import moorage
 from benchmarks.clock import Timing
 from benchmarks.report import Aim, Figure, Section
 from benchmarks.workload import build, fill, open_storage
@@ -57,16 +57,16 @@ def measure(folder: Path, size: int, repeats: int, tell: Callable[[str], None]) 
     tell(f"storing {size:,} trials")
     path = build(folder / "startup.db", size, measurements=False)
     tell(f"{repeats} fresh interpreters of each kind")
-    series: dict[str, list[Timing]] = {"import holdfast": [], "connect": [], "the first operations": []}
+    series: dict[str, list[Timing]] = {"import moorage": [], "connect": [], "the first operations": []}
     fresh("connect", str(path))
     for _ in range(repeats):
-        series["import holdfast"].append(timing(fresh("import")))
+        series["import moorage"].append(timing(fresh("import")))
         connected = fresh("connect", str(path))
         series["connect"].append(timing(connected["connect"]))
         series["the first operations"].append(timing(connected["first"]))
-    aims = {"import holdfast": Aim("≤", 150), "connect": Aim("≤", 100)}
+    aims = {"import moorage": Aim("≤", 150), "connect": Aim("≤", 100)}
     notes = {
-        "import holdfast": "in a fresh interpreter",
+        "import moorage": "in a fresh interpreter",
         "connect": "to an existing SQLite database, right after the import",
         "the first operations": "fetch_experiments and reserve_trial, right after that",
     }
@@ -86,7 +86,7 @@ def measure(folder: Path, size: int, repeats: int, tell: Callable[[str], None]) 
         experiment = storage.fetch_experiments()[0]
         storage.fetch_trials(experiment, limit=1)
         fetched = _kept_by(lambda: storage.fetch_trials(experiment))
-    with holdfast.connect("memory://") as storage:
+    with moorage.connect("memory://") as storage:
         stored = _kept_by(lambda: fill(storage, size, measurements=False))
     aim = Aim("≤", 2000)
     figures += [

@@ -1,19 +1,19 @@
-"""What is measured, behind one interface: Holdfast here, the same work by hand in `benchmarks.raw`."""
+"""What is measured, behind one interface: Moorage here, the same work by hand in `benchmarks.raw`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from benchmarks.workload import open_storage
-from holdfast.filters import Comparison, equal
-from holdfast.mapping import trial_key
-from holdfast.schema import MEASUREMENTS, TRIALS
+from moorage.filters import Comparison, equal
+from moorage.mapping import trial_key
+from moorage.schema import MEASUREMENTS, TRIALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from holdfast import Trial
+    from moorage import Trial
 
 Reserved = TypeVar("Reserved")
 Values = dict[str, object]
@@ -65,8 +65,8 @@ class Store(Protocol[Reserved]):
         """Close what was opened."""
 
 
-class HoldfastStore:
-    """Holdfast, by its public verbs."""
+class MoorageStore:
+    """Moorage, by its public verbs."""
 
     def __init__(self, path: Path, durability: str) -> None:
         self.storage = open_storage(path, durability)

@@ -6,7 +6,7 @@ import random
 import shutil
 from typing import TYPE_CHECKING
 
-import holdfast
+import moorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def results(number: int) -> dict[str, object]:
     return {"objective": 1 / (number + 1), "accuracy": number % 97 / 97}
 
 
-def fill(storage: holdfast.Storage, size: int, *, measurements: bool = True) -> holdfast.Experiment:
+def fill(storage: moorage.Storage, size: int, *, measurements: bool = True) -> moorage.Experiment:
     """Store an experiment with ``size`` trials in the mixture; completed ones have measurements."""
     experiment = storage.create_experiment(name="benchmark", heartbeat_timeout=86_400)
     for start in range(0, size, BATCH):
@@ -48,18 +48,18 @@ def fill(storage: holdfast.Storage, size: int, *, measurements: bool = True) -> 
         if measurements:
             with storage.driver.transaction():
                 for trial in trials:
-                    if trial.status is holdfast.TrialStatus.COMPLETED:
+                    if trial.status is moorage.TrialStatus.COMPLETED:
                         storage.add_measurements(trial, _series(), experiment_uid=experiment)
     for _ in range(int(size * RESERVED_SHARE)):
         storage.reserve_trial(experiment)
     return experiment
 
 
-def _trial(number: int) -> holdfast.Trial:
+def _trial(number: int) -> moorage.Trial:
     shuffled = random.Random(number // len(MIXTURE)).sample(MIXTURE, len(MIXTURE))
     status = shuffled[number % len(MIXTURE)]
     ended = results(number) if status == "completed" else {}
-    return holdfast.Trial(params=params(number), status=status, results=ended)
+    return moorage.Trial(params=params(number), status=status, results=ended)
 
 
 def _series() -> list[dict[str, object]]:
@@ -79,7 +79,7 @@ def copy(original: Path, path: Path) -> Path:
     return path
 
 
-def open_storage(path: Path, durability: str) -> holdfast.Storage:
+def open_storage(path: Path, durability: str) -> moorage.Storage:
     """Open a storage in one file: a JSON file where it is called so, else SQLite."""
     kind = "json" if path.suffix == ".json" else "sqlite"
-    return holdfast.connect({"type": kind, "path": str(path)}, durability=durability)
+    return moorage.connect({"type": kind, "path": str(path)}, durability=durability)

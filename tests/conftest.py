@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from holdfast import Storage
+    from moorage import Storage
 
 BACKENDS = ("memory", "sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
 SHARED_BACKENDS = ("sqlite", "json", "postgresql", "mysql", "mongodb", "mlflow")
@@ -36,7 +36,7 @@ settings.load_profile("tests")
 ServerT = TypeVar("ServerT", bound=Server)
 
 SLOW_BACKENDS = ("mongodb", "mlflow")
-"""Those whose tests take minutes; they run where ``--holdfast-backends`` names them."""
+"""Those whose tests take minutes; they run where ``--moorage-backends`` names them."""
 
 _CHOICES = {"backend_name": BACKENDS, "shared_backend_name": SHARED_BACKENDS, "sql_backend_name": SQL_BACKENDS}
 _STARTED = pytest.StashKey[dict[str, str]]()
@@ -45,7 +45,7 @@ _SKIPPED = pytest.StashKey[dict[str, str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--holdfast-backends",
+        "--moorage-backends",
         metavar="NAMES",
         help=f"run the tests of storages on these backends only, separated by commas: {', '.join(BACKENDS)}; "
         f"all for all of them; by default all but {', '.join(SLOW_BACKENDS)}",
@@ -60,14 +60,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SKIPPED] = {}
     selected = _selected_backends(config)
     if unknown := sorted(selected - set(BACKENDS)):
-        raise pytest.UsageError(f"--holdfast-backends: {', '.join(unknown)} is none of {', '.join(BACKENDS)}")
+        raise pytest.UsageError(f"--moorage-backends: {', '.join(unknown)} is none of {', '.join(BACKENDS)}")
     required = _required_servers()
     known = (*SERVERS, "index")
     if unknown := sorted(required - set(known)):
-        raise pytest.UsageError(f"HOLDFAST_REQUIRE: {', '.join(unknown)} is none of {', '.join(known)}")
-    chosen = config.getoption("--holdfast-backends") is not None
+        raise pytest.UsageError(f"MOORAGE_REQUIRE: {', '.join(unknown)} is none of {', '.join(known)}")
+    chosen = config.getoption("--moorage-backends") is not None
     if chosen and (excluded := sorted((required & set(BACKENDS)) - selected)):
-        raise pytest.UsageError(f"HOLDFAST_REQUIRE asks for {', '.join(excluded)}, --holdfast-backends excludes it")
+        raise pytest.UsageError(f"MOORAGE_REQUIRE asks for {', '.join(excluded)}, --moorage-backends excludes it")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -112,14 +112,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name, reason in skipped.items():
         terminalreporter.line(f"{name}: skipped, {reason}")
     for name in excluded:
-        terminalreporter.line(f"{name}: left out; --holdfast-backends={name} runs it, --holdfast-backends=all runs all")
+        terminalreporter.line(f"{name}: left out; --moorage-backends={name} runs it, --moorage-backends=all runs all")
 
 
 @pytest.fixture(autouse=True)
 def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No storage or profile of the developer's own, and no file left in the checkout."""
-    monkeypatch.delenv("HOLDFAST_STORAGE", raising=False)
-    monkeypatch.delenv("HOLDFAST_PROFILE", raising=False)
+    monkeypatch.delenv("MOORAGE_STORAGE", raising=False)
+    monkeypatch.delenv("MOORAGE_PROFILE", raising=False)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -204,15 +204,15 @@ def fresh_storage_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str]
 @pytest.fixture
 def storage(storage_url: str) -> Iterator[Storage]:
     """An open storage, new and empty, on each backend in turn."""
-    import holdfast
+    import moorage
 
-    with holdfast.connect(storage_url) as opened:
+    with moorage.connect(storage_url) as opened:
         yield opened
 
 
 def _fresh_url(backend: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if backend not in _selected_backends(request.config):
-        pytest.skip(f"{backend} is left out by --holdfast-backends")
+        pytest.skip(f"{backend} is left out by --moorage-backends")
     if backend == "memory":
         yield "memory://"
     elif backend == "sqlite":
@@ -245,27 +245,27 @@ def _serve(server: ServerT, config: pytest.Config) -> Iterator[ServerT]:
 
 
 def _start(server: Server, config: pytest.Config) -> None:
-    """Start it; where that is impossible on this machine, skip, or fail if HOLDFAST_REQUIRE asks for it."""
+    """Start it; where that is impossible on this machine, skip, or fail if MOORAGE_REQUIRE asks for it."""
     try:
         server.start()
         return
     except ServerUnavailableError as error:
         reason = str(error)
     if server.name in _required_servers():
-        pytest.fail(f"HOLDFAST_REQUIRE asks for {server.name}, but {reason}", pytrace=False)
+        pytest.fail(f"MOORAGE_REQUIRE asks for {server.name}, but {reason}", pytrace=False)
     config.stash[_SKIPPED][server.name] = reason
     pytest.skip(f"{server.name}: {reason}")
 
 
 def _selected_backends(config: pytest.Config) -> set[str]:
-    option: str | None = config.getoption("--holdfast-backends")
+    option: str | None = config.getoption("--moorage-backends")
     if option is None:
         return set(BACKENDS) - set(SLOW_BACKENDS)
     return set(BACKENDS) if option == "all" else _names(option)
 
 
 def _required_servers() -> set[str]:
-    names = _names(os.environ.get("HOLDFAST_REQUIRE", ""))
+    names = _names(os.environ.get("MOORAGE_REQUIRE", ""))
     return names | {"documentdb"} if "mongodb" in names else names
 
 

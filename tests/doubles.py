@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import pytest
 
-from holdfast import Capability, Driver, Instant, Storage
-from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.memory import MemoryDriver
-from holdfast.schema import SCHEMA
+from moorage import Capability, Driver, Instant, Storage
+from moorage.errors import OutcomeUnknown, Unavailable
+from moorage.memory import MemoryDriver
+from moorage.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from holdfast import Changes, Document, Refusal
-    from holdfast.filters import Filter, Order
-    from holdfast.schema import Collection, Schema
+    from moorage import Changes, Document, Refusal
+    from moorage.filters import Filter, Order
+    from moorage.schema import Collection, Schema
 
 T = TypeVar("T")
 

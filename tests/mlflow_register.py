@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast_mlflow.link import ENTITIES_PER_BATCH, PARAMS_PER_BATCH, Found, Link, Refused
+from moorage.errors import OutcomeUnknown, Unavailable
+from moorage_mlflow.link import ENTITIES_PER_BATCH, PARAMS_PER_BATCH, Found, Link, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from holdfast_mlflow.picture import Metric
+    from moorage_mlflow.picture import Metric
 
 Fault = Literal["refused connection", "lost request", "lost reply"]
 PARAM_LIMIT = 6000

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     import pymongo
 
 HOST = "127.0.0.1"
-USER = "holdfast"
+USER = "moorage"
 PASSWORD = "kelp@rock/7"
-DATABASE = "holdfast"
+DATABASE = "moorage"
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -101,11 +101,11 @@ class Server(abc.ABC):
     @classmethod
     def environment_variable(cls) -> str:
         """The variable that names a server to use instead of a private one."""
-        return f"HOLDFAST_TEST_{cls.name.upper()}"
+        return f"MOORAGE_TEST_{cls.name.upper()}"
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The server that ``HOLDFAST_TEST_<NAME>`` names, else a private one. It is not started yet."""
+        """The server that ``MOORAGE_TEST_<NAME>`` names, else a private one. It is not started yet."""
         return cls(os.environ.get(cls.environment_variable()) or None)
 
     @property
@@ -242,7 +242,7 @@ class Server(abc.ABC):
         for parent in parents:
             others_may_pass = all(folder.stat().st_mode & 0o001 for folder in (parent, *parent.parents))
             if not account or others_may_pass:
-                directory = Path(tempfile.mkdtemp(prefix=f"holdfast-{self.name}-", dir=parent))
+                directory = Path(tempfile.mkdtemp(prefix=f"moorage-{self.name}-", dir=parent))
                 if account:
                     os.chown(directory, account["user"], account["group"])
                 return directory
@@ -386,7 +386,7 @@ class SQLServer(Server):
 
     def create_database(self) -> str:
         """Create an empty database with a name of its own; returns its URL."""
-        name = f"holdfast_test_{secrets.token_hex(6)}"
+        name = f"moorage_test_{secrets.token_hex(6)}"
         self._execute_patiently(f"CREATE DATABASE {name}")
         return sa.make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
@@ -394,7 +394,7 @@ class SQLServer(Server):
         """Drop a database that ``create_database`` made, whoever is still connected to it."""
         name = sa.make_url(url).database
         assert name is not None
-        assert name.startswith("holdfast_test_"), f"{name} is not a database of the tests"
+        assert name.startswith("moorage_test_"), f"{name} is not a database of the tests"
         self._drop(name)
 
     def _execute_patiently(self, statement: str) -> None:
@@ -607,19 +607,19 @@ class MongoDB(Server):
     account_name = "nobody"
     driver = "pymongo"
 
-    _script_variable = "HOLDFAST_TEST_MONGODB_UP"
-    _folder_variable = "HOLDFAST_TEST_MONGODB_FOLDER"
+    _script_variable = "MOORAGE_TEST_MONGODB_UP"
+    _folder_variable = "MOORAGE_TEST_MONGODB_FOLDER"
     _first_time_seconds = 900.0
 
     def create_database(self) -> str:
         """The URL of a database that nobody has used; the server creates it when something is written to it."""
         parts = urlsplit(self.url)
-        return parts._replace(path=f"/holdfast_test_{secrets.token_hex(6)}").geturl()
+        return parts._replace(path=f"/moorage_test_{secrets.token_hex(6)}").geturl()
 
     def drop_database(self, url: str) -> None:
         """Drop a database that ``create_database`` named."""
         name = urlsplit(url).path.removeprefix("/")
-        assert name.startswith("holdfast_test_"), f"{name} is not a database of the tests"
+        assert name.startswith("moorage_test_"), f"{name} is not a database of the tests"
         with self._client() as client:
             client.drop_database(name)
 
@@ -648,7 +648,7 @@ class MongoDB(Server):
         The engine does not run as root: the folders above must let others pass.
         """
         named = os.environ.get(self._folder_variable)
-        return Path(named) if named else Path(tempfile.gettempdir()) / "holdfast-mongodb"
+        return Path(named) if named else Path(tempfile.gettempdir()) / "moorage-mongodb"
 
     def _initialize(self, directory: Path) -> None:
         """The script does that."""
@@ -708,7 +708,7 @@ class DocumentDB(MongoDB):
         self._ports = (0, 0)
 
     def _make_directory(self) -> Path:
-        directory = Path(tempfile.mkdtemp(prefix="holdfast-documentdb-", dir=super()._make_directory().parent))
+        directory = Path(tempfile.mkdtemp(prefix="moorage-documentdb-", dir=super()._make_directory().parent))
         directory.chmod(0o755)
         return directory
 

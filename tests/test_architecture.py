@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import holdfast
+import moorage
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = sorted(path.name for path in (ROOT / "backends").iterdir() if (path / "__init__.py").is_file())
@@ -41,14 +41,14 @@ def offenders(folder: Path, forbidden: tuple[str, ...]) -> list[str]:
 
 
 def test_the_core_imports_no_backend_and_no_database_library() -> None:
-    libraries = ("sqlalchemy", "psycopg", "pymysql", "pymongo", "tinydb", "mlflow", "holdfast_conformance")
+    libraries = ("sqlalchemy", "psycopg", "pymysql", "pymongo", "tinydb", "mlflow", "moorage_conformance")
     assert offenders(ROOT / "core", (*BACKENDS, *libraries)) == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_imports_no_other_backend(backend: str) -> None:
     others = tuple(name for name in BACKENDS if name != backend)
-    assert offenders(ROOT / "backends" / backend, (*others, "holdfast_conformance")) == []
+    assert offenders(ROOT / "backends" / backend, (*others, "moorage_conformance")) == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -56,7 +56,7 @@ def test_a_backend_uses_public_names_of_the_core_alone(backend: str) -> None:
     waist = {"codec", "driver", "errors", "files", "filters", "plugins", "schema", "table", "url"}
     for path, names in imported(ROOT / "backends" / backend).items():
         for module, name in names:
-            if module.split(".")[0] != "holdfast":
+            if module.split(".")[0] != "moorage":
                 continue
             assert not name.startswith("_"), f"{path} imports the private name {name}"
             parts = module.split(".")
@@ -74,28 +74,28 @@ def test_no_backend_knows_a_status_and_nobody_unpickles(folder: str) -> None:
                 for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
                 if isinstance(node, ast.Constant) and isinstance(node.value, str)
             }
-            telling = {str(status) for status in holdfast.TrialStatus} - {"new"}  # a word of SQL's triggers as well
+            telling = {str(status) for status in moorage.TrialStatus} - {"new"}  # a word of SQL's triggers as well
             if path.name == "picture.py":  # what people see decides nothing
                 continue
             assert words.isdisjoint(telling), path
 
 
-def test_importing_holdfast_loads_neither_databases_nor_the_command_line() -> None:
+def test_importing_moorage_loads_neither_databases_nor_the_command_line() -> None:
     heavy = ("sqlalchemy", "rich", "typer", "matplotlib", "numpy", "sklearn", "tenacity", "filelock", "asyncio")
-    code = f"import holdfast, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import moorage, sys; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
-    for name in holdfast.__all__:
-        value = getattr(holdfast, name)
+    for name in moorage.__all__:
+        value = getattr(moorage, name)
         if isinstance(value, type) or callable(value):
             assert value.__doc__, name
 
 
 def test_the_read_only_view_has_no_verb_that_writes() -> None:
-    public = {name for name in dir(holdfast.ReadOnlyStorage) if not name.startswith("_")}
+    public = {name for name in dir(moorage.ReadOnlyStorage) if not name.startswith("_")}
     verbs = ["create", "update", "start_", "end_", "delete", "log_", "register", "reserve", "recover", "set_", "push"]
     verbs += ["add", "take", "renew", "free", "init", "acquire", "release", "break", "remove", "running"]
     assert [name for name in public if name.startswith(tuple(verbs))] == []

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import holdfast
-from holdfast import Measurement, Resource, Storage, Trial
-from holdfast.errors import (
+import moorage
+from moorage import Measurement, Resource, Storage, Trial
+from moorage.errors import (
     AttemptNotFound,
     ConflictingArguments,
     FailedUpdate,
@@ -24,12 +24,12 @@ from holdfast.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from holdfast import Experiment
+    from moorage import Experiment
 
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
@@ -98,7 +98,7 @@ def test_wrong_attempts(memory: Storage) -> None:
         memory.end_attempt(trial, "broken", error=ValueError())
     with pytest.raises(InvalidArgument, match="outcome"):
         memory.end_attempt(trial, "")
-    with pytest.raises(holdfast.errors.ReservationLost):
+    with pytest.raises(moorage.errors.ReservationLost):
         memory.start_attempt(memory.fetch_pending_trials(experiment)[0])
     with pytest.raises(TrialNotFound):
         memory.fetch_attempts("nobody", experiment)
@@ -172,7 +172,7 @@ def test_no_float_is_changed(storage: Storage) -> None:
 
 def test_thousands_in_one_call_and_in_several_parts(storage: Storage) -> None:
     trial = storage.reserve_trial(with_trials(storage))
-    count = holdfast.storage.MEASUREMENT_BATCH + 3
+    count = moorage.storage.MEASUREMENT_BATCH + 3
     assert storage.add_measurements(trial, (loss(step / 2, step) for step in range(count))) == count
     assert values(storage.fetch_measurements(trial)) == [step / 2 for step in range(count)]
 

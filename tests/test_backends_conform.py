@@ -1,6 +1,6 @@
 """Each backend at the level that it declares: ``pytest -m conformance``.
 
-Reports are written with ``--holdfast-report=DIR``, a folder for each backend.
+Reports are written with ``--moorage-report=DIR``, a folder for each backend.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from holdfast_conformance import ConformanceSuite, Hooks
+from moorage_conformance import ConformanceSuite, Hooks
 from servers import MongoDB
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class TestJSON(OnFile):
 
 @pytest.mark.conformance
 class TestMongoDB(OnServer):
-    """On DocumentDB 1.0, or on the real MongoDB of HOLDFAST_TEST_MONGODB, which cannot be stopped from here."""
+    """On DocumentDB 1.0, or on the real MongoDB of MOORAGE_TEST_MONGODB, which cannot be stopped from here."""
 
     server_name = "mongodb"
     options = "connect_timeout=4&timeout=4"

@@ -1,4 +1,4 @@
-"""Whatever a verb is given: one clear error of Holdfast, or correct storage; and what was stored stays intact."""
+"""Whatever a verb is given: one clear error of Moorage, or correct storage; and what was stored stays intact."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-import holdfast
+import moorage
 from comparing import identical
-from holdfast import Experiment, HoldfastError, Measurement, Storage, Trial
-from holdfast.schema import SCHEMA
+from moorage import Experiment, Measurement, MoorageError, Storage, Trial
+from moorage.schema import SCHEMA
 
 CYCLE: list[object] = []
 CYCLE.append(CYCLE)
@@ -213,11 +213,11 @@ def assert_intact(storage: Storage) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_takes_anything_or_refuses_it_clearly(verb: str) -> None:
     for name, value in WEIRD.items():
-        with holdfast.connect("memory://") as storage:
+        with moorage.connect("memory://") as storage:
             fill(storage)
             try:
                 VERBS[verb](storage, value)
-            except HoldfastError as error:
+            except MoorageError as error:
                 message = str(error)
                 assert 10 < len(message) < 1500, name
             if storage.fetch_experiments({"id": "e"}):
@@ -279,7 +279,7 @@ def test_awkward_names_are_stored_and_found_everywhere(storage: Storage) -> None
 def test_large_and_deep_values_are_stored_whole(storage: Storage) -> None:
     megabyte = "🧪" * 2**18
     nested: object = 1
-    for _ in range(holdfast.codec.DEPTH - 2):
+    for _ in range(moorage.codec.DEPTH - 2):
         nested = [nested]
     experiment = storage.create_experiment(
         name="e", metadata={"text": megabyte, "nested": nested}, working_directory=megabyte, error=megabyte
@@ -305,7 +305,7 @@ def test_numbers_beyond_a_column_are_refused_or_match_nothing(storage: Storage, 
         for field in ("version", "max_trials", "heartbeat_timeout"):
             try:
                 found = storage.fetch_experiments({field: {word: value}})
-            except holdfast.errors.InvalidQuery:
+            except moorage.errors.InvalidQuery:
                 continue
             stored = {"version": 1, "max_trials": None, "heartbeat_timeout": 120.0}[field]
             meets = stored is not None and (
@@ -317,19 +317,19 @@ def test_numbers_beyond_a_column_are_refused_or_match_nothing(storage: Storage, 
 def test_a_refusal_in_the_middle_of_a_batch_stores_nothing(storage: Storage) -> None:
     experiment = storage.create_experiment(name="e")
     for wrong in (object(), CYCLE, {"a": {1j}}):
-        with pytest.raises(HoldfastError):
+        with pytest.raises(MoorageError):
             storage.register_trials(experiment, [{"x": 1}, {"x": wrong}, {"x": 2}])
-    with pytest.raises(HoldfastError):
+    with pytest.raises(MoorageError):
         storage.register_trials(experiment, ({"x": place} if place < 2 else place for place in range(4)))
     assert storage.fetch_trials(experiment) == []
     trial = storage.register_trial(experiment, {"x": 1})
-    with pytest.raises(HoldfastError):
+    with pytest.raises(MoorageError):
         storage.add_measurements(trial, [{"name": "loss", "value": 1}, {"name": "loss", "value": "x"}])
     assert storage.fetch_measurements(trial) == []
 
 
 def test_records_of_another_storage_are_not_found_here(storage: Storage) -> None:
-    with holdfast.connect("memory://") as other:
+    with moorage.connect("memory://") as other:
         experiment = other.create_experiment(name="e")
         other.register_trial(experiment, {"x": 1})
         trial = other.reserve_trial(experiment)
@@ -347,5 +347,5 @@ def test_records_of_another_storage_are_not_found_here(storage: Storage) -> None
     ):
         with pytest.raises(LookupError) as caught:
             verb()
-        assert isinstance(caught.value, HoldfastError)
+        assert isinstance(caught.value, MoorageError)
     assert storage.is_empty()

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-import holdfast
-from holdfast import codec
-from holdfast.cli import app, common
-from holdfast.cli.look import parse_conditions
-from holdfast.errors import InvalidQuery
-from holdfast.plugins import BrokenPlugin, plugins
+import moorage
+from moorage import codec
+from moorage.cli import app, common
+from moorage.cli.look import parse_conditions
+from moorage.errors import InvalidQuery
+from moorage.plugins import BrokenPlugin, plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def run(*arguments: str, code: int = 0, stdin: str | bytes | None = None, column
     return result
 
 
-PROGRAM = (sys.executable, "-c", "from holdfast.cli import main; main()")
+PROGRAM = (sys.executable, "-c", "from moorage.cli import main; main()")
 
 
 def spawn(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
@@ -67,20 +67,20 @@ def spawn(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[holdfast.Storage]:
+def storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[moorage.Storage]:
     """The storage that the commands find by themselves."""
-    monkeypatch.setenv("HOLDFAST_STORAGE", f"sqlite:///{tmp_path}/hpo.db")
-    with holdfast.connect() as opened:
+    monkeypatch.setenv("MOORAGE_STORAGE", f"sqlite:///{tmp_path}/hpo.db")
+    with moorage.connect() as opened:
         yield opened
 
 
 @pytest.fixture
-def digits(storage: holdfast.Storage) -> holdfast.Experiment:
+def digits(storage: moorage.Storage) -> moorage.Experiment:
     experiment = storage.create_experiment(
         name="digits", user="ann", max_trials=20, space={"lr": "loguniform(1e-4, 1)"}
     )
     trials = [
-        holdfast.Trial(
+        moorage.Trial(
             params={"lr": 10.0 ** -(place % 4), "layers": place, "act": "relu" if place % 2 else "tanh"},
             status="completed",
             results={"objective": abs(place - 6) / 10, "accuracy": place / 10},
@@ -90,14 +90,14 @@ def digits(storage: holdfast.Storage) -> holdfast.Experiment:
         )
         for place in range(10)
     ]
-    failed = holdfast.Trial(
+    failed = moorage.Trial(
         params={"lr": 0.5, "layers": 99, "act": "relu"}, status="broken", error="ValueError: bad\n\ntrace"
     )
     storage.register_trials(experiment, [*trials, failed, {"lr": 0.25, "layers": 50, "act": "relu"}])
     return storage.start_experiment(experiment)
 
 
-def lose_a_trial(storage: holdfast.Storage, experiment: holdfast.Experiment) -> holdfast.Trial:
+def lose_a_trial(storage: moorage.Storage, experiment: moorage.Experiment) -> moorage.Trial:
     trial = storage.reserve_trial(experiment, worker="gone:1")
     assert trial is not None
     long_ago = common.utcnow() - datetime.timedelta(hours=1)
@@ -109,26 +109,26 @@ def lose_a_trial(storage: holdfast.Storage, experiment: holdfast.Experiment) -> 
 
 
 def test_version_and_help() -> None:
-    assert run("--version").stdout == f"holdfast {holdfast.__version__}\n"
+    assert run("--version").stdout == f"moorage {moorage.__version__}\n"
     told = run("--help").stdout
     for command in COMMANDS:
         assert command in told
     for code in ("0", "1", "2", "3", "130"):
         assert re.search(rf"^\s+{code}\s+\w", told, re.MULTILINE)
-    assert "[tool.holdfast]" in told
+    assert "[tool.moorage]" in told
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_examples(command: str) -> None:
     told = run(command, "--help", columns=100).stdout
     assert "Examples" in told
-    assert f"holdfast {command}" in told
+    assert f"moorage {command}" in told
     assert "\\b" not in told
 
 
 def test_nothing_heavy_is_imported_for_the_version() -> None:
     code = (
-        "import sys; from holdfast.cli import app\n"
+        "import sys; from moorage.cli import app\n"
         "try: app(['--version'])\nexcept SystemExit: pass\n"
         "print([m for m in ('rich.console', 'matplotlib', 'numpy', 'sqlalchemy', 'sklearn') if m in sys.modules])"
     )
@@ -180,18 +180,18 @@ def test_backends_tell_what_is_missing_and_what_is_broken(monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.metadata.distribution", without_pymysql)
     monkeypatch.setattr(plugins(), "broken", [BrokenPlugin("mine", "mine.plugin", "ImportError: [red] no")])
     told = run("backends").stdout
-    assert 'pip install "holdfast[mysql]"' in told
+    assert 'pip install "moorage[mysql]"' in told
     assert "plugin mine (mine.plugin) is broken: ImportError: [red] no" in told
     listed = json.loads(run("backends", "--json").stdout)
     assert [one["missing"] for one in listed["backends"] if one["name"] in ("mysql", "sqlite")] == [None, "pymysql"]
     assert listed["broken"][0]["name"] == "mine"
 
 
-def test_info(digits: holdfast.Experiment) -> None:
+def test_info(digits: moorage.Experiment) -> None:
     told = run("info", columns=80).stdout
     for words in ("backend", "sqlite", "durable", "version 1", "size", "trials", "12"):
         assert words in told
-    listed = json.loads(run("info", os.environ["HOLDFAST_STORAGE"], "--json").stdout)
+    listed = json.loads(run("info", os.environ["MOORAGE_STORAGE"], "--json").stdout)
     assert listed["counts"]["trials"] == 12
     assert listed["schema"] == 1
     assert listed["size"] > 0
@@ -220,7 +220,7 @@ def test_info_of_what_is_not_there(tmp_path: Path) -> None:
 )
 def test_no_secret_is_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "127" in url:
-        pytest.importorskip("holdfast_sql.postgresql")
+        pytest.importorskip("moorage_sql.postgresql")
     result = CliRunner().invoke(app, ["info", url])
     assert result.exit_code == 1
     if "://" in url:
@@ -228,8 +228,8 @@ def test_no_secret_is_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr.startswith("error: ")
 
 
-def test_upgrade(storage: holdfast.Storage) -> None:
-    url = os.environ["HOLDFAST_STORAGE"]
+def test_upgrade(storage: moorage.Storage) -> None:
+    url = os.environ["MOORAGE_STORAGE"]
     assert "already current: schema 1" in run("upgrade", url).stdout
     storage.close()
     path = url.removeprefix("sqlite:///")
@@ -246,11 +246,11 @@ def test_upgrade(storage: holdfast.Storage) -> None:
 
 
 def test_the_storage_comes_from_a_profile(
-    storage: holdfast.Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: moorage.Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.create_experiment(name="here")
-    (tmp_path / "holdfast.toml").write_text('[profiles.mine]\nurl = "sqlite:///hpo.db"\n')
-    monkeypatch.delenv("HOLDFAST_STORAGE")
+    (tmp_path / "moorage.toml").write_text('[profiles.mine]\nurl = "sqlite:///hpo.db"\n')
+    monkeypatch.delenv("MOORAGE_STORAGE")
     assert "here" in run("experiments", "--profile", "mine").stdout
     assert "Did you mean 'mine'" in run("experiments", "--profile", "mien", code=1).stderr
     assert "not both" in run("experiments", "-p", "mine", "-s", URL, code=2).stderr
@@ -259,7 +259,7 @@ def test_the_storage_comes_from_a_profile(
 # Experiments and trials
 
 
-def test_experiments(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_experiments(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     told = run("experiments", columns=80).stdout
     assert re.search(r"digits:1 +running +12 +10", told)
     assert all(len(line.rstrip()) <= 80 for line in told.splitlines())
@@ -272,11 +272,11 @@ def test_experiments(digits: holdfast.Experiment, storage: holdfast.Storage) -> 
     assert json.loads(run("experiments", "--json").stdout) == []
 
 
-def test_an_experiment_is_named_in_many_ways(storage: holdfast.Storage) -> None:
+def test_an_experiment_is_named_in_many_ways(storage: moorage.Storage) -> None:
     first = storage.create_experiment(name="net", id="aabbccdd1", version=1)
     second = storage.create_experiment(name="net", id="aabbccee2", version=2)
     colon = storage.create_experiment(name="net:9", id="aabb0000")
-    with holdfast.connect(read_only=True) as opened:
+    with moorage.connect(read_only=True) as opened:
         for text, meant in (
             ("net", second), ("net:1", first), ("net:2", second), ("net:9", colon), ("aabbccdd1", first),
             ("aabbccd", first), ("aabb0", colon),
@@ -290,7 +290,7 @@ def test_an_experiment_is_named_in_many_ways(storage: holdfast.Storage) -> None:
         run(command, "nothing-like-it", code=3)
 
 
-def test_trials(digits: holdfast.Experiment) -> None:
+def test_trials(digits: moorage.Experiment) -> None:
     told = run("trials", "digits", columns=140)
     assert told.stdout.splitlines()[0].split() == [
         "id", "status", "objective", "lr", "layers", "act", "took", "worker", "error",
@@ -308,7 +308,7 @@ def test_trials(digits: holdfast.Experiment) -> None:
     assert "ValueError: bad" in piped
 
 
-def test_trials_are_filtered_and_ordered(digits: holdfast.Experiment) -> None:
+def test_trials_are_filtered_and_ordered(digits: moorage.Experiment) -> None:
     def layers(*arguments: str) -> list[int]:
         lines = run("trials", "digits", "--json", *arguments).stdout.splitlines()
         return [json.loads(line)["params"]["layers"] for line in lines]
@@ -343,14 +343,14 @@ def test_trials_are_filtered_and_ordered(digits: holdfast.Experiment) -> None:
         ("params<1", "name an inner field"),
     ],
 )
-def test_wrong_conditions(digits: holdfast.Experiment, condition: str, words: str) -> None:
+def test_wrong_conditions(digits: moorage.Experiment, condition: str, words: str) -> None:
     told = run("trials", "digits", "--where", condition, code=2)
     assert words in told.stderr
     if "nknown field" in told.stderr:
         assert "objective, params" in told.stderr
 
 
-def test_wrong_order(digits: holdfast.Experiment) -> None:
+def test_wrong_order(digits: moorage.Experiment) -> None:
     assert "The fields are:" in run("trials", "digits", "--order", "speed", code=2).stderr
 
 
@@ -366,7 +366,7 @@ def test_conditions_are_parsed() -> None:
         parse_conditions(["a<1", "a<2"])
 
 
-def test_a_table_of_trials_is_bounded(storage: holdfast.Storage) -> None:
+def test_a_table_of_trials_is_bounded(storage: moorage.Storage) -> None:
     experiment = storage.create_experiment(name="many")
     storage.register_trials(experiment, [{"x": place} for place in range(250)])
     told = run("trials", "many")
@@ -376,10 +376,10 @@ def test_a_table_of_trials_is_bounded(storage: holdfast.Storage) -> None:
     assert len(run("trials", "many", "-n", "200").stdout.splitlines()) == 201
 
 
-def test_trials_as_json_lose_nothing(storage: holdfast.Storage) -> None:
+def test_trials_as_json_lose_nothing(storage: moorage.Storage) -> None:
     experiment = storage.create_experiment(name="nasty")
     params = {"nan": math.nan, "tuple": (1, "é\x1b"), "bytes": b"\0", "inner": {"a": [1, None]}}
-    trial = holdfast.Trial(params=params, status="completed", results={"objective": math.inf, "n": 2**70})
+    trial = moorage.Trial(params=params, status="completed", results={"objective": math.inf, "n": 2**70})
     storage.register_trial(experiment, trial)
     text = run("trials", "nasty", "--json").stdout
     assert text.isascii()
@@ -390,7 +390,7 @@ def test_trials_as_json_lose_nothing(storage: holdfast.Storage) -> None:
     assert set(stored) >= {"id", "experiment", "status", "submit_time", "worker", "error", "token", "param_types"}
 
 
-def test_best(digits: holdfast.Experiment) -> None:
+def test_best(digits: moorage.Experiment) -> None:
     told = run("best", "digits").stdout
     assert re.search(r"objective +0\.0", told)
     assert re.search(r"layers +6", told)
@@ -404,7 +404,7 @@ def test_best(digits: holdfast.Experiment) -> None:
     assert len(run("best", "digits", "-n", "5").stdout.splitlines()) == 6
 
 
-def test_best_of_nothing(storage: holdfast.Storage) -> None:
+def test_best_of_nothing(storage: moorage.Storage) -> None:
     storage.create_experiment(name="empty")
     assert "is completed" in run("best", "empty").stderr
     assert json.loads(run("best", "empty", "--json").stdout) == []
@@ -413,7 +413,7 @@ def test_best_of_nothing(storage: holdfast.Storage) -> None:
 # Status
 
 
-def test_status(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_status(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     lost = lose_a_trial(storage, digits)
     with storage.acquire_algorithm_lock(digits):
         for columns in (80, 140):
@@ -435,7 +435,7 @@ def test_status(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
     assert "free" in run("status", "digits").stdout
 
 
-def test_status_of_all(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_status_of_all(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     storage.create_experiment(name="second")
     told = run("status", columns=100).stdout
     assert "digits:1" in told
@@ -443,13 +443,13 @@ def test_status_of_all(digits: holdfast.Experiment, storage: holdfast.Storage) -
     assert [one["experiment"]["name"] for one in json.loads(run("status", "--json").stdout)] == ["digits", "second"]
 
 
-def test_status_of_nothing(storage: holdfast.Storage) -> None:
+def test_status_of_nothing(storage: moorage.Storage) -> None:
     assert "no experiments" in run("status").stderr
     assert json.loads(run("status", "--json").stdout) == []
 
 
 @pytest.mark.parametrize("watch", [["--watch"], ["--watch", "0.1"], ["-w", "0.1"], ["--watch=0.1"]])
-def test_status_is_watched_until_interrupted(digits: holdfast.Experiment, watch: list[str]) -> None:
+def test_status_is_watched_until_interrupted(digits: moorage.Experiment, watch: list[str]) -> None:
     process = spawn("status", "digits", "--json", *watch)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["trials"]["completed"] == 10
@@ -462,7 +462,7 @@ def test_status_is_watched_until_interrupted(digits: holdfast.Experiment, watch:
 # Repair
 
 
-def test_unlock(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_unlock(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     assert "is free" in run("unlock", "digits").stderr
     lock = storage.acquire_algorithm_lock(digits)
     lock.__enter__()
@@ -471,11 +471,11 @@ def test_unlock(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
     assert storage.get_algorithm_lock_info(digits).locked
     assert "the lock is free" in run("unlock", "digits", "--yes").stderr
     assert not storage.get_algorithm_lock_info(digits).locked
-    with pytest.raises(holdfast.errors.LockLost):
+    with pytest.raises(moorage.errors.LockLost):
         lock.__exit__(None, None, None)
 
 
-def test_recover(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_recover(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     assert "no trial of digits:1 is lost" in run("recover", "digits").stderr
     lost = lose_a_trial(storage, digits)
     told = run("recover", "digits")
@@ -485,7 +485,7 @@ def test_recover(digits: holdfast.Experiment, storage: holdfast.Storage) -> None
     assert json.loads(run("recover", "digits", "--json").stdout) == []
 
 
-def test_rm_asks_and_refuses_without_a_terminal(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_rm_asks_and_refuses_without_a_terminal(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     told = run("rm", "digits", code=2)
     assert "--yes" in told.stderr
     assert "12 trials" in told.stderr
@@ -496,7 +496,7 @@ def test_rm_asks_and_refuses_without_a_terminal(digits: holdfast.Experiment, sto
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 1), (b"y\n", 0, 0), (b"\x03", 130, 1)])
 def test_rm_asks_at_a_terminal(
-    digits: holdfast.Experiment, storage: holdfast.Storage, answer: bytes, code: int, left: int
+    digits: moorage.Experiment, storage: moorage.Storage, answer: bytes, code: int, left: int
 ) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -531,7 +531,7 @@ def test_rm_asks_at_a_terminal(
 # Dump, load, copy
 
 
-def test_dump_load_and_copy(digits: holdfast.Experiment, storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_dump_load_and_copy(digits: moorage.Experiment, storage: moorage.Storage, tmp_path: Path) -> None:
     told = run("dump", "backup.jsonl")
     digest = re.search(r"digest ([0-9a-f]{64})", told.stderr)
     assert digest is not None
@@ -541,14 +541,14 @@ def test_dump_load_and_copy(digits: holdfast.Experiment, storage: holdfast.Stora
     assert digest[1] in run("load", "backup.jsonl", "-s", "sqlite:///loaded.db").stderr
     again = run("load", "backup.jsonl", "-s", "sqlite:///loaded.db").stderr
     assert "13 were stored already" in again
-    assert digest[1] in run("copy", os.environ["HOLDFAST_STORAGE"], "sqlite:///copied.db").stderr
+    assert digest[1] in run("copy", os.environ["MOORAGE_STORAGE"], "sqlite:///copied.db").stderr
     piped = run("dump")
     assert run("load", "-", "-s", "sqlite:///piped.db", stdin=piped.stdout_bytes).exit_code == 0
     for name in ("loaded", "copied", "piped"):
         assert digest[1] in run("dump", "-", "-s", f"sqlite:///{name}.db").stderr
 
 
-def test_a_torn_dump_is_reported_and_resumed(digits: holdfast.Experiment, tmp_path: Path) -> None:
+def test_a_torn_dump_is_reported_and_resumed(digits: moorage.Experiment, tmp_path: Path) -> None:
     run("dump", "backup.jsonl")
     path = tmp_path / "backup.jsonl"
     whole = path.read_bytes()
@@ -560,19 +560,19 @@ def test_a_torn_dump_is_reported_and_resumed(digits: holdfast.Experiment, tmp_pa
     assert "from before" in run("dump", "backup.jsonl", "--resume").stderr
 
 
-def test_conflicts_end_with_an_error(digits: holdfast.Experiment, storage: holdfast.Storage) -> None:
+def test_conflicts_end_with_an_error(digits: moorage.Experiment, storage: moorage.Storage) -> None:
     run("dump", "backup.jsonl")
     storage.update_experiment(digits, user="bob")
     told = run("load", "backup.jsonl", code=1).stderr
     assert f"conflict: experiments {digits.id}: another document with this id is stored" in told
     assert storage.get_experiment(digits.id).user == "bob"
     other = "sqlite:///other.db"
-    with holdfast.connect(other) as opened:
+    with moorage.connect(other) as opened:
         opened.create_experiment(name="digits")
-    assert "name 'digits', version 1" in run("copy", os.environ["HOLDFAST_STORAGE"], other, code=1).stderr
+    assert "name 'digits', version 1" in run("copy", os.environ["MOORAGE_STORAGE"], other, code=1).stderr
 
 
-def test_files_that_cannot_be_read_or_written(digits: holdfast.Experiment, tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_or_written(digits: moorage.Experiment, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello\n")
     assert "nofile: No such file" in run("load", "nofile", code=1).stderr
     assert "is not a dump" in run("load", "text", code=1).stderr
@@ -587,13 +587,13 @@ def test_files_that_cannot_be_read_or_written(digits: holdfast.Experiment, tmp_p
 @pytest.mark.parametrize(
     ("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.html", b"<!DOCTYPE html>")]
 )
-def test_plot(digits: holdfast.Experiment, tmp_path: Path, name: str, start: bytes) -> None:
+def test_plot(digits: moorage.Experiment, tmp_path: Path, name: str, start: bytes) -> None:
     pytest.importorskip("matplotlib")
     assert run("plot", "digits", "-o", name, "--kind", "history").stdout == f"{name}\n"
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
-def test_plot_chooses_a_name(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_plot_chooses_a_name(storage: moorage.Storage, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     storage.create_experiment(name="../odd name/[red]", version=3)
     told = run("plot", "../odd name/[red]", "--kind", "slices").stdout
@@ -605,7 +605,7 @@ def test_plot_chooses_a_name(storage: holdfast.Storage, tmp_path: Path) -> None:
 # Strange texts, pipes and terminals
 
 
-def test_stored_texts_cannot_play_tricks_on_a_terminal(storage: holdfast.Storage) -> None:
+def test_stored_texts_cannot_play_tricks_on_a_terminal(storage: moorage.Storage) -> None:
     name = "[red]x[/red] :smile: \x1b]0;owned\x07\x9b31m‮"
     experiment = storage.create_experiment(name=name, user="\x1b[2J")
     results = {"objective": 1, "[i]\x1b": "\x1b"}
@@ -613,8 +613,8 @@ def test_stored_texts_cannot_play_tricks_on_a_terminal(storage: holdfast.Storage
     storage.register_trials(
         experiment,
         [
-            holdfast.Trial(params=params, status="completed", results=results, worker="\x1b[1m"),
-            holdfast.Trial(params={"[bold]p": "z"}, status="broken", error="[/] \x1b[31m\x07"),
+            moorage.Trial(params=params, status="completed", results=results, worker="\x1b[1m"),
+            moorage.Trial(params={"[bold]p": "z"}, status="broken", error="[/] \x1b[31m\x07"),
         ],
     )
     storage.log_error(experiment, "\x1b[5m")
@@ -650,7 +650,7 @@ def at_terminal(*arguments: str, **environment: str) -> bytes:
     return shown
 
 
-def test_output_has_colour_only_where_wanted(digits: holdfast.Experiment) -> None:
+def test_output_has_colour_only_where_wanted(digits: moorage.Experiment) -> None:
     colour = rb"\x1b\[[0-9;]*3[0-9]m"
     process = spawn("status", "digits")
     told, _ = process.communicate(timeout=60)
@@ -659,7 +659,7 @@ def test_output_has_colour_only_where_wanted(digits: holdfast.Experiment) -> Non
     assert not re.search(colour, at_terminal("status", "digits", NO_COLOR="1"))
 
 
-def test_a_reader_that_leaves_is_no_error(storage: holdfast.Storage) -> None:
+def test_a_reader_that_leaves_is_no_error(storage: moorage.Storage) -> None:
     experiment = storage.create_experiment(name="many")
     storage.register_trials(experiment, [{"x": place, "text": "x" * 200} for place in range(3000)])
     for arguments in (["trials", "many", "--json"], ["dump"]):
@@ -673,7 +673,7 @@ def test_a_reader_that_leaves_is_no_error(storage: holdfast.Storage) -> None:
         assert process.wait(timeout=60) == 141
 
 
-def test_an_ascii_terminal_is_no_error(storage: holdfast.Storage) -> None:
+def test_an_ascii_terminal_is_no_error(storage: moorage.Storage) -> None:
     storage.create_experiment(name="größe 日本")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = spawn("experiments", env=environment)
@@ -682,7 +682,7 @@ def test_an_ascii_terminal_is_no_error(storage: holdfast.Storage) -> None:
     assert b"gr\\xf6\\xdfe" in told
 
 
-def test_reading_commands_write_nothing(digits: holdfast.Experiment, storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_reading_commands_write_nothing(digits: moorage.Experiment, storage: moorage.Storage, tmp_path: Path) -> None:
     storage.close()
     path = tmp_path / "hpo.db"
     before = path.read_bytes()

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 
 from comparing import identical
-from holdfast.codec import decode, decode_time, dumps, encode, encode_time, loads
-from holdfast.errors import EncodingError, StorageDamaged
+from moorage.codec import decode, decode_time, dumps, encode, encode_time, loads
+from moorage.errors import EncodingError, StorageDamaged
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 ANY_TIME = st.datetimes(

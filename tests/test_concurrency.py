@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import holdfast
+import moorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ def together(workers: list[Worker]) -> list[list[dict[str, object]]]:
 
 
 def test_every_trial_is_reserved_exactly_once(shared_storage_url: str, start: Callable[..., Worker]) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         experiment = storage.create_experiment(name="race")
         storage.register_trials(experiment, [{"x": float(number)} for number in range(2000)])
         said = together([start("reserve_all", experiment.id, f"w{number}") for number in range(4)])
@@ -103,7 +103,7 @@ def test_every_trial_is_reserved_exactly_once(shared_storage_url: str, start: Ca
 
 
 def test_every_trial_is_registered_exactly_once(shared_storage_url: str, start: Callable[..., Worker]) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         experiment = storage.create_experiment(name="race")
         said = together([start("register_same", experiment.id, "100") for _ in range(4)])
         mine = Counter(facts["registered"] for lines in said for facts in lines if facts.get("mine"))
@@ -114,7 +114,7 @@ def test_every_trial_is_registered_exactly_once(shared_storage_url: str, start: 
 def test_no_update_of_the_state_is_lost_and_nobody_starves(
     shared_storage_url: str, start: Callable[..., Worker]
 ) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         experiment = storage.create_experiment(name="race")
         with storage.acquire_algorithm_lock(experiment) as algorithm:
             algorithm.set_state({"count": 0})
@@ -126,7 +126,7 @@ def test_no_update_of_the_state_is_lost_and_nobody_starves(
 
 
 def test_a_resource_has_one_holder_at_a_time(shared_storage_url: str, start: Callable[..., Worker]) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         for number in range(2):
             storage.add_resource(name=f"gpu{number}", kind="gpu")
         said = together([start("take", "gpu", f"w{number}") for number in range(4)])
@@ -141,7 +141,7 @@ def test_a_resource_has_one_holder_at_a_time(shared_storage_url: str, start: Cal
 def test_a_killed_holder_of_the_lock_is_succeeded_within_its_ttl(
     shared_storage_url: str, start: Callable[..., Worker]
 ) -> None:
-    with holdfast.connect(shared_storage_url, lock_ttl=2) as storage:
+    with moorage.connect(shared_storage_url, lock_ttl=2) as storage:
         experiment = storage.create_experiment(name="crash")
         with storage.acquire_algorithm_lock(experiment) as algorithm:
             algorithm.set_state({"by": "the test"})
@@ -158,7 +158,7 @@ def test_a_killed_holder_of_the_lock_is_succeeded_within_its_ttl(
 def test_a_holder_paused_past_its_ttl_has_lost_the_lock_and_changes_nothing(
     shared_storage_url: str, start: Callable[..., Worker]
 ) -> None:
-    with holdfast.connect(shared_storage_url, lock_ttl=1) as storage:
+    with moorage.connect(shared_storage_url, lock_ttl=1) as storage:
         experiment = storage.create_experiment(name="pause")
         with storage.acquire_algorithm_lock(experiment) as algorithm:
             algorithm.set_state({"by": "the test"})
@@ -176,7 +176,7 @@ def test_a_holder_paused_past_its_ttl_has_lost_the_lock_and_changes_nothing(
 def test_a_holder_paused_past_its_ttl_has_lost_the_lock_even_if_nobody_took_it(
     shared_storage_url: str, start: Callable[..., Worker]
 ) -> None:
-    with holdfast.connect(shared_storage_url, lock_ttl=0.5) as storage:
+    with moorage.connect(shared_storage_url, lock_ttl=0.5) as storage:
         experiment = storage.create_experiment(name="pause")
         worker = start("hold_lock", experiment.id, "0.2", 0.5)
         worker.wait_until_it_said("acquired")
@@ -188,7 +188,7 @@ def test_a_holder_paused_past_its_ttl_has_lost_the_lock_even_if_nobody_took_it(
 
 
 def run_under_kills(
-    storage: holdfast.Storage, start: Callable[..., Worker], *, trials: int, kills: int, pause: tuple[float, float]
+    storage: moorage.Storage, start: Callable[..., Worker], *, trials: int, kills: int, pause: tuple[float, float]
 ) -> list[Worker]:
     """Four workers do trials, while one after the other is killed with -9 at a random moment and replaced.
 
@@ -214,7 +214,7 @@ def run_under_kills(
     return workers
 
 
-def check_nothing_lost_nothing_twice(storage: holdfast.Storage, workers: list[Worker]) -> None:
+def check_nothing_lost_nothing_twice(storage: moorage.Storage, workers: list[Worker]) -> None:
     experiment = storage.fetch_experiments()[0]
     stored = {trial.id: trial for trial in storage.iterate_trials(experiment)}
     said = [facts for worker in workers for facts in worker.said()]
@@ -248,7 +248,7 @@ def check_nothing_lost_nothing_twice(storage: holdfast.Storage, workers: list[Wo
 def test_nothing_is_lost_or_done_twice_when_workers_are_killed(
     shared_storage_url: str, start: Callable[..., Worker]
 ) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         workers = run_under_kills(storage, start, trials=1000, kills=6, pause=(0.2, 0.5))
         check_nothing_lost_nothing_twice(storage, workers)
 
@@ -256,8 +256,8 @@ def test_nothing_is_lost_or_done_twice_when_workers_are_killed(
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_soak_of_random_kills(shared_storage_url: str, start: Callable[..., Worker]) -> None:
-    seconds = float(os.environ.get("HOLDFAST_SOAK_SECONDS", "60"))
-    with holdfast.connect(shared_storage_url) as storage:
+    seconds = float(os.environ.get("MOORAGE_SOAK_SECONDS", "60"))
+    with moorage.connect(shared_storage_url) as storage:
         kills = int(seconds / 0.5)
         workers = run_under_kills(storage, start, trials=int(400 * seconds), kills=kills, pause=(0.1, 0.9))
         check_nothing_lost_nothing_twice(storage, workers)
@@ -266,7 +266,7 @@ def test_soak_of_random_kills(shared_storage_url: str, start: Callable[..., Work
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_soak_of_reservations(shared_storage_url: str, start: Callable[..., Worker]) -> None:
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         experiment = storage.create_experiment(name="race")
         storage.register_trials(experiment, [{"x": float(number)} for number in range(8000)])
         said = together([start("reserve_all", experiment.id, f"w{number}") for number in range(4)])

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-import holdfast
-from holdfast.config import find_settings
-from holdfast.errors import ConfigurationError, InvalidType, MissingExtra, UnknownBackend
-from holdfast.plugins import Backend, Option, Plugins
-from holdfast.url import StorageURL, mask
+import moorage
+from moorage.config import find_settings
+from moorage.errors import ConfigurationError, InvalidType, MissingExtra, UnknownBackend
+from moorage.plugins import Backend, Option, Plugins
+from moorage.url import StorageURL, mask
 
 
 def test_the_default_is_an_embedded_file() -> None:
     settings = find_settings()
-    assert str(settings.url) == "sqlite:///holdfast.db"
+    assert str(settings.url) == "sqlite:///moorage.db"
     assert settings.source == "the default"
 
 
 def test_the_argument_wins_over_the_environment_and_that_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("holdfast.toml").write_text('url = "sqlite:///file.db"')
+    Path("moorage.toml").write_text('url = "sqlite:///file.db"')
     assert find_settings().url.path == "/file.db"
-    monkeypatch.setenv("HOLDFAST_STORAGE", "sqlite:///variable.db")
+    monkeypatch.setenv("MOORAGE_STORAGE", "sqlite:///variable.db")
     assert find_settings().url.path == "/variable.db"
     assert find_settings("sqlite:///argument.db").url.path == "/argument.db"
 
@@ -30,19 +30,19 @@ def test_the_argument_wins_over_the_environment_and_that_over_the_file(monkeypat
 def test_the_nearest_file_upwards_is_read_and_relative_paths_are_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text('[tool.other]\n[tool.holdfast]\nurl = "sqlite:///study.db"\n')
+    (tmp_path / "pyproject.toml").write_text('[tool.other]\n[tool.moorage]\nurl = "sqlite:///study.db"\n')
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
     (tmp_path / "a" / "pyproject.toml").write_text("[project]\nname = 'a'\n")
     monkeypatch.chdir(inner)
-    with holdfast.connect() as storage:
+    with moorage.connect() as storage:
         storage.create_experiment(name="one")
     assert (tmp_path / "study.db").is_file()
     assert not list(inner.iterdir())
 
 
 def test_profiles_share_options_and_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("holdfast.toml").write_text(
+    Path("moorage.toml").write_text(
         """
         url = "sqlite:///here.db"
         lock_ttl = 7
@@ -56,7 +56,7 @@ def test_profiles_share_options_and_the_environment_chooses(monkeypatch: pytest.
         """
     )
     monkeypatch.setenv("SECRET_OF_TEST", "p@ss/w:rd")
-    monkeypatch.setenv("HOLDFAST_PROFILE", "cluster")
+    monkeypatch.setenv("MOORAGE_PROFILE", "cluster")
     settings = find_settings()
     assert settings.url.scheme.startswith("postgresql")
     assert settings.url.password == "p@ss/w:rd"
@@ -69,7 +69,7 @@ def test_profiles_share_options_and_the_environment_chooses(monkeypatch: pytest.
 
 
 def test_a_variable_in_a_url_is_quoted_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("holdfast.toml").write_text('url = "postgresql+psycopg://me:${SECRET_OF_TEST}@host/hpo"')
+    Path("moorage.toml").write_text('url = "postgresql+psycopg://me:${SECRET_OF_TEST}@host/hpo"')
     with pytest.raises(ConfigurationError, match=r"\$\{SECRET_OF_TEST\}, and that environment variable is not set"):
         find_settings()
     monkeypatch.setenv("SECRET_OF_TEST", "a@b:c/d")
@@ -78,9 +78,9 @@ def test_a_variable_in_a_url_is_quoted_and_a_missing_one_is_named(monkeypatch: p
 
 
 def test_a_dict_works_too(tmp_path: Path) -> None:
-    with holdfast.connect({"type": "sqlite", "path": str(tmp_path / "d.db"), "lock_ttl": 5, "durability": "fast"}):
+    with moorage.connect({"type": "sqlite", "path": str(tmp_path / "d.db"), "lock_ttl": 5, "durability": "fast"}):
         assert (tmp_path / "d.db").is_file()
-    with holdfast.connect({"type": "memory"}) as storage:
+    with moorage.connect({"type": "memory"}) as storage:
         assert storage.is_empty()
 
 
@@ -100,43 +100,43 @@ def test_a_dict_works_too(tmp_path: Path) -> None:
 )
 def test_a_wrong_configuration_says_what_is_wrong(given: object, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        holdfast.connect(given)  # type: ignore[call-overload]
+        moorage.connect(given)  # type: ignore[call-overload]
 
 
 def test_an_unknown_option_names_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"'lock_tll'.*Did you mean 'lock_ttl'"):
-        holdfast.connect("memory://", lock_tll=3)
+        moorage.connect("memory://", lock_tll=3)
     with pytest.raises(ConfigurationError, match="takes a number of seconds"):
-        holdfast.connect("memory://?lock_ttl=soon")
+        moorage.connect("memory://?lock_ttl=soon")
     for wrong in (0, -1, float("nan"), "x", True, None):
-        with pytest.raises(holdfast.HoldfastError):
-            holdfast.connect("memory://", lock_ttl=wrong)
+        with pytest.raises(moorage.MoorageError):
+            moorage.connect("memory://", lock_ttl=wrong)
 
 
 def test_a_url_of_another_type_is_refused() -> None:
     with pytest.raises(InvalidType, match="URL or a dict, not int"):
-        holdfast.connect(5)  # type: ignore[call-overload]
+        moorage.connect(5)  # type: ignore[call-overload]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    Path("holdfast.toml").write_text("url = [")
-    with pytest.raises(ConfigurationError, match=str(tmp_path / "holdfast.toml")):
-        holdfast.connect()
+    Path("moorage.toml").write_text("url = [")
+    with pytest.raises(ConfigurationError, match=str(tmp_path / "moorage.toml")):
+        moorage.connect()
 
 
 def test_an_unknown_scheme_lists_what_is_installed() -> None:
     with pytest.raises(
         UnknownBackend, match=r"no installed backend carries sqlit://.*Did you mean 'sqlite'.*Installed: .*memory"
     ):
-        holdfast.connect("sqlit:///a.db")
+        moorage.connect("sqlit:///a.db")
 
 
 def test_a_missing_extra_says_what_to_install() -> None:
-    def open_it(url: StorageURL, options: object, read_only: bool) -> holdfast.Driver:
+    def open_it(url: StorageURL, options: object, read_only: bool) -> moorage.Driver:
         raise ModuleNotFoundError("No module named 'somedb'", name="somedb")
 
-    backend = Backend(name="some", schemes=("some",), description="", open=open_it, extra="holdfast[some]")
-    with pytest.raises(MissingExtra, match=r"needs 'somedb', which is not installed: pip install \"holdfast\[some\]\""):
+    backend = Backend(name="some", schemes=("some",), description="", open=open_it, extra="moorage[some]")
+    with pytest.raises(MissingExtra, match=r"needs 'somedb', which is not installed: pip install \"moorage\[some\]\""):
         backend.connect(StorageURL.parse("some://x"), {})
 
 
@@ -168,26 +168,26 @@ def test_secrets_are_masked_wherever_a_url_is_shown(text: str, shown: str) -> No
 
 def test_a_wrong_url_is_shown_without_its_password() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        holdfast.connect("nosuch://me:hunter2@host/db")
+        moorage.connect("nosuch://me:hunter2@host/db")
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigurationError) as caught:
-        holdfast.connect("://me:hunter2@host/db")
+        moorage.connect("://me:hunter2@host/db")
     assert "hunter2" not in str(caught.value)
 
 
 def test_read_only_creates_nothing(tmp_path: Path) -> None:
-    with pytest.raises(holdfast.HoldfastError):
-        holdfast.connect(f"sqlite:///{tmp_path}/no.db", read_only=True)
+    with pytest.raises(moorage.MoorageError):
+        moorage.connect(f"sqlite:///{tmp_path}/no.db", read_only=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_read_only_reads_and_has_no_other_verbs(tmp_path: Path) -> None:
-    with holdfast.connect(f"sqlite:///{tmp_path}/a.db") as storage:
+    with moorage.connect(f"sqlite:///{tmp_path}/a.db") as storage:
         experiment = storage.create_experiment(name="one")
-    with holdfast.connect(f"sqlite:///{tmp_path}/a.db", read_only=True) as view:
+    with moorage.connect(f"sqlite:///{tmp_path}/a.db", read_only=True) as view:
         assert view.fetch_experiments() == [experiment]
         assert not hasattr(view, "create_experiment")
-        assert type(view) is holdfast.ReadOnlyStorage
+        assert type(view) is moorage.ReadOnlyStorage
 
 
 def test_plugins_found_by_hand_are_registered_once() -> None:

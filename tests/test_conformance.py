@@ -18,24 +18,24 @@ import attrs
 import jsonschema
 import pytest
 
-import holdfast_conformance
-from holdfast import Document
-from holdfast.errors import ConfigurationError, InvalidArgument
-from holdfast_conformance import Hooks, checking, page, reporting, selftest, specification
-from holdfast_conformance.commands import find_hooks, seconds
-from holdfast_conformance.context import NotEmpty
-from holdfast_conformance.histories import History, Operation
-from holdfast_conformance.mutants import mutants
-from holdfast_conformance.results import CheckResult, ExitCode, MutantResult, Outcome, Report
-from holdfast_conformance.runner import Session, run, run_check, select
-from holdfast_conformance.selftest import try_mutant
-from holdfast_conformance.target import ITEMS, Target
+import moorage_conformance
+from moorage import Document
+from moorage.errors import ConfigurationError, InvalidArgument
+from moorage_conformance import Hooks, checking, page, reporting, selftest, specification
+from moorage_conformance.commands import find_hooks, seconds
+from moorage_conformance.context import NotEmpty
+from moorage_conformance.histories import History, Operation
+from moorage_conformance.mutants import mutants
+from moorage_conformance.results import CheckResult, ExitCode, MutantResult, Outcome, Report
+from moorage_conformance.runner import Session, run, run_check, select
+from moorage_conformance.selftest import try_mutant
+from moorage_conformance.target import ITEMS, Target
 
 LINK = "https://example.org/issue/1"
 
 
-def holdfast(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from holdfast.cli import main; main()", *map(str, arguments)]
+def moorage(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from moorage.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
 
 
@@ -122,7 +122,7 @@ def test_a_requirement_is_read_with_all_its_lines() -> None:
 def test_what_is_new_is_provisional_for_one_minor_release(
     since: str, installed: str, provisional: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.__version__", installed)
+    monkeypatch.setattr("moorage.__version__", installed)
     one = specification.Requirement(id="A-1", level=1, strength="MUST", since=since, text="")
     assert one.provisional is provisional
     assert one.decides is not provisional
@@ -287,9 +287,9 @@ def test_a_namespace_that_is_not_empty_is_refused() -> None:
 
 def test_hooks_are_found_in_modules_and_files(tmp_path: Path) -> None:
     file = tmp_path / "my_hooks.py"
-    file.write_text("from holdfast_conformance import Hooks\nclass Mine(Hooks):\n    pass\nclass Other: pass\n")
+    file.write_text("from moorage_conformance import Hooks\nclass Mine(Hooks):\n    pass\nclass Other: pass\n")
     assert isinstance(find_hooks(f"{file}:Mine"), Hooks)
-    assert isinstance(find_hooks("holdfast_conformance.target:Hooks"), Hooks)
+    assert isinstance(find_hooks("moorage_conformance.target:Hooks"), Hooks)
     for wrong in (f"{file}:Nobody", f"{file}:Other", "no.such.module:Mine", f"{tmp_path}/none.py:Mine"):
         with pytest.raises(ConfigurationError):
             find_hooks(wrong)
@@ -355,7 +355,7 @@ def test_a_mutant_is_caught_by_the_check_of_what_it_breaks(name: str) -> None:
     ],
 )
 def test_the_exit_codes_of_the_command(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
-    found = holdfast("conformance", *arguments, cwd=tmp_path)
+    found = moorage("conformance", *arguments, cwd=tmp_path)
     assert found.returncode == code, found.stdout + found.stderr
     assert said in found.stdout + found.stderr
     assert "Traceback" not in found.stderr
@@ -363,8 +363,8 @@ def test_the_exit_codes_of_the_command(arguments: list[str], code: int, said: st
 
 def test_a_broken_backend_fails_by_name_with_a_command_to_repeat_it(tmp_path: Path) -> None:
     program = (
-        "from holdfast.plugins import plugins; from holdfast_conformance import mutants; plugins().register(mutants);"
-        "from holdfast.cli import main; main()"
+        "from moorage.plugins import plugins; from moorage_conformance import mutants; plugins().register(mutants);"
+        "from moorage.cli import main; main()"
     )
     url = "mutant+memory://{ns}?mutant=claim-takes-the-last"
     command = [sys.executable, "-c", program, "conformance", url, "--only", "CLAIM-1", "--report", str(tmp_path)]
@@ -381,7 +381,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from holdfast.cli import main; main()",
+        "from moorage.cli import main; main()",
         "conformance",
         "memory://{ns}",
         "--soak",
@@ -410,7 +410,7 @@ def failing_history() -> History:
 def test_a_saved_history_is_judged_and_drawn_again(tmp_path: Path) -> None:
     file = tmp_path / "double.json"
     failing_history().save(file)
-    found = holdfast("conformance", "--replay", file)
+    found = moorage("conformance", "--replay", file)
     assert found.returncode == ExitCode.FAILED, found.stdout + found.stderr
     assert "violation" in found.stdout
     assert "each-match-is-claimed-once, seed 11" in found.stdout
@@ -420,7 +420,7 @@ def test_a_saved_history_is_judged_and_drawn_again(tmp_path: Path) -> None:
 def test_a_history_is_replayed_on_a_storage_with_its_check_and_seed(tmp_path: Path) -> None:
     file = tmp_path / "double.json"
     failing_history().save(file)
-    found = holdfast("conformance", f"sqlite:///{tmp_path}/{{ns}}.db", "--replay", file)
+    found = moorage("conformance", f"sqlite:///{tmp_path}/{{ns}}.db", "--replay", file)
     assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
     assert "seed 11; meets" in found.stdout
 
@@ -442,7 +442,7 @@ def pytest_run(folder: Path, *arguments: str, **more: str) -> subprocess.Complet
 
 
 SUITE = """
-from holdfast_conformance import ConformanceSuite
+from moorage_conformance import ConformanceSuite
 
 class TestMine(ConformanceSuite):
     url = "memory://{{ns}}"
@@ -456,7 +456,7 @@ def write_suite(folder: Path, more: str = "level = 1") -> None:
 
 def test_a_class_of_a_few_lines_is_a_suite(tmp_path: Path) -> None:
     write_suite(tmp_path)
-    found = pytest_run(tmp_path, "--holdfast-only", "CLAIM", "--holdfast-report=out")
+    found = pytest_run(tmp_path, "--moorage-only", "CLAIM", "--moorage-report=out")
     assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
     assert "only some checks ran" in found.stdout
     content = json.loads((tmp_path / "out" / "TestMine" / "report.json").read_text())
@@ -467,53 +467,53 @@ def test_a_second_report_elsewhere_does_not_hide_the_settings_of_pytest(tmp_path
     project, reports = tmp_path / "project", tmp_path / "reports"
     project.mkdir()
     write_suite(project)
-    (project / "pytest.ini").write_text("[pytest]\naddopts = --holdfast-only=CLAIM-1\n")
+    (project / "pytest.ini").write_text("[pytest]\naddopts = --moorage-only=CLAIM-1\n")
     for _ in range(2):
-        found = pytest_run(project, f"--holdfast-report={reports}")
+        found = pytest_run(project, f"--moorage-report={reports}")
         assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
         assert "only some checks ran" in found.stdout
     for found in (
-        pytest_run(project, "--holdfast-report", str(reports)),
-        pytest_run(project, PYTEST_ADDOPTS=f"--holdfast-report '{reports}'"),
+        pytest_run(project, "--moorage-report", str(reports)),
+        pytest_run(project, PYTEST_ADDOPTS=f"--moorage-report '{reports}'"),
     ):
         assert found.returncode == ExitCode.USAGE, found.stdout + found.stderr
-        assert f"write --holdfast-report={reports}, with an equals sign" in found.stderr
+        assert f"write --moorage-report={reports}, with an equals sign" in found.stderr
 
 
 def test_what_workers_of_xdist_find_is_told_by_the_one_that_started_them(tmp_path: Path) -> None:
     write_suite(tmp_path)
-    found = pytest_run(tmp_path, "-n", "2", "--dist=loadscope", "--holdfast-only", "CLAIM-1")
+    found = pytest_run(tmp_path, "-n", "2", "--dist=loadscope", "--moorage-only", "CLAIM-1")
     assert found.returncode == ExitCode.UNKNOWN, found.stdout + found.stderr
     assert found.stdout.count("test_mine.py::TestMine: only some checks ran") == 1
 
 
 def test_an_exemption_that_holds_fails_in_pytest_as_well(tmp_path: Path) -> None:
     write_suite(tmp_path, f'exemptions = {{"CLAIM-1": "{LINK}"}}')
-    found = pytest_run(tmp_path, "--holdfast-only", "CLAIM-1")
+    found = pytest_run(tmp_path, "--moorage-only", "CLAIM-1")
     assert found.returncode == ExitCode.FAILED
     assert "remove the exemption" in found.stdout
 
 
 def test_a_mutant_fails_in_pytest_by_the_name_of_its_requirement(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
-        "from holdfast_conformance import ConformanceSuite\n"
+        "from moorage_conformance import ConformanceSuite\n"
         "class TestMine(ConformanceSuite):\n"
         '    url = "mutant+memory://{ns}?mutant=claim-takes-the-last"\n'
-        '    plugins = ("holdfast_conformance.mutants",)\n'
+        '    plugins = ("moorage_conformance.mutants",)\n'
     )
-    found = pytest_run(tmp_path, "--holdfast-only", "CLAIM-1")
+    found = pytest_run(tmp_path, "--moorage-only", "CLAIM-1")
     assert found.returncode == ExitCode.FAILED
     assert "CLAIM-1: the claimed document" in found.stdout
 
 
 def test_a_should_that_fails_fails_nothing_in_pytest(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
-        "from holdfast_conformance import ConformanceSuite\n"
+        "from moorage_conformance import ConformanceSuite\n"
         "class TestMine(ConformanceSuite):\n"
         f'    url = "mutant+sqlite:///{tmp_path}/{{ns}}.db?mutant=who-waits-waits-longer"\n'
-        '    plugins = ("holdfast_conformance.mutants",)\n'
+        '    plugins = ("moorage_conformance.mutants",)\n'
     )
-    found = pytest_run(tmp_path, "--holdfast-only", "FAIR-1", "-rx")
+    found = pytest_run(tmp_path, "--moorage-only", "FAIR-1", "-rx")
     assert found.returncode == ExitCode.UNKNOWN, found.stdout
     assert "FAIR-1 decides nothing" in found.stdout
 
@@ -521,22 +521,22 @@ def test_a_should_that_fails_fails_nothing_in_pytest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["--holdfast-url", "memory://{ns}", "--holdfast-only", "CLAIM-1"], 7),
-        (["--holdfast-url", "nowhere"], 4),
-        (["--holdfast-url", "memory://{ns}", "--holdfast-only", "FROB"], 4),
+        (["--moorage-url", "memory://{ns}", "--moorage-only", "CLAIM-1"], 7),
+        (["--moorage-url", "nowhere"], 4),
+        (["--moorage-url", "memory://{ns}", "--moorage-only", "FROB"], 4),
         ([], 4),
     ],
 )
 def test_the_suite_is_run_by_its_package_name(arguments: list[str], code: int, tmp_path: Path) -> None:
-    found = pytest_run(tmp_path, "--pyargs", "holdfast_conformance", *arguments)
+    found = pytest_run(tmp_path, "--pyargs", "moorage_conformance", *arguments)
     assert found.returncode == code, found.stdout + found.stderr
 
 
 def test_the_package_names_what_authors_need() -> None:
-    assert holdfast_conformance.Hooks is Hooks
-    assert holdfast_conformance.ConformanceSuite.__name__ == "ConformanceSuite"
+    assert moorage_conformance.Hooks is Hooks
+    assert moorage_conformance.ConformanceSuite.__name__ == "ConformanceSuite"
     with pytest.raises(AttributeError):
-        _ = holdfast_conformance.Nothing
+        _ = moorage_conformance.Nothing
 
 
 def test_broken_backends_that_survive_beside_others_are_tried_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``holdfast bench``: the figures, what is left out, and what is left behind."""
+"""``moorage bench``: the figures, what is left out, and what is left behind."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-import holdfast
-from holdfast.cli import app
-from holdfast.plugins import plugins
-from holdfast_conformance import bench
-from holdfast_conformance.bench import OPERATIONS, Cost, growth, measure, sizes_up_to
-from holdfast_conformance.commands import add_to
-from holdfast_conformance.target import Target
+import moorage
+from moorage.cli import app
+from moorage.plugins import plugins
+from moorage_conformance import bench
+from moorage_conformance.bench import OPERATIONS, Cost, growth, measure, sizes_up_to
+from moorage_conformance.commands import add_to
+from moorage_conformance.target import Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,9 +74,9 @@ def test_every_operation_is_measured_and_nothing_is_left_behind(backend: str, tm
     folder.mkdir()
     url = "memory://{ns}" if backend == "memory" else f"sqlite:///{folder}/{{ns}}.db"
     told = json.loads(run(url, "--trials", "200", "--json").stdout)
-    assert told["format"] == "holdfast-bench-1"
+    assert told["format"] == "moorage-bench-1"
     assert (told["backend"], told["sizes"], told["left_out"]) == (backend, [20, 200], [])
-    assert told["versions"]["holdfast"] == holdfast.__version__
+    assert told["versions"]["moorage"] == moorage.__version__
     assert [one["name"] for one in told["operations"]] == NAMES
     for one in told["operations"]:
         assert [found["trials"] for found in one["costs"]] == [20, 200]
@@ -125,29 +125,29 @@ class Clock:
 
 def test_what_grows_is_seen_to_grow_and_what_does_not_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    storage = holdfast.Storage
+    storage = moorage.Storage
     count, reserve = storage.count_trials, storage.reserve_trial
     fetch, register, push = storage.fetch_trials, storage.register_trials, storage.push_trial_results
 
-    def counting(self: holdfast.Storage, *given: object) -> object:
+    def counting(self: moorage.Storage, *given: object) -> object:
         found = count(self, *given)  # type: ignore[call-overload]
         clock.now += 1e-6 * sum(found.values())
         return found
 
-    def reserving(self: holdfast.Storage, *given: object) -> object:
+    def reserving(self: moorage.Storage, *given: object) -> object:
         clock.now += 5e-3
         return reserve(self, *given)  # type: ignore[arg-type]
 
-    def fetching(self: holdfast.Storage, *given: object) -> object:
+    def fetching(self: moorage.Storage, *given: object) -> object:
         found = fetch(self, *given)  # type: ignore[call-overload]
         clock.now += 2e-3 * len(found)
         return found
 
-    def registering(self: holdfast.Storage, experiment: object, trials: list[object]) -> object:
+    def registering(self: moorage.Storage, experiment: object, trials: list[object]) -> object:
         clock.now += 1e-4 * len(trials)
         return register(self, experiment, trials)  # type: ignore[arg-type]
 
-    def pushing(self: holdfast.Storage, *given: object, status: str) -> None:
+    def pushing(self: moorage.Storage, *given: object, status: str) -> None:
         clock.now += 7e-3
         push(self, *given, status=status)  # type: ignore[arg-type]
 
@@ -174,19 +174,19 @@ def test_what_grows_is_seen_to_grow_and_what_does_not_is_not(monkeypatch: pytest
 
 def test_a_storage_that_holds_something_is_refused_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/mine.db"
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         storage.create_experiment(name="mine")
     monkeypatch.setattr(Target, "fresh", lambda self: url)
     assert "holds something" in run(f"sqlite:///{tmp_path}/{{ns}}.db", code=1).stderr
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         assert [one.name for one in storage.fetch_experiments()] == ["mine"]
 
 
 def test_a_failure_on_the_way_leaves_no_storage_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(self: holdfast.Storage, *given: object) -> None:
-        raise holdfast.errors.Unavailable("the wire is cut")
+    def refuse(self: moorage.Storage, *given: object) -> None:
+        raise moorage.errors.Unavailable("the wire is cut")
 
-    monkeypatch.setattr(holdfast.Storage, "update_heartbeat", refuse)
+    monkeypatch.setattr(moorage.Storage, "update_heartbeat", refuse)
     assert "the wire is cut" in run(f"sqlite:///{tmp_path}/{{ns}}.db", "--trials", "100", code=1).stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -223,4 +223,4 @@ def test_a_missing_matplotlib_is_told_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(bench, "measure", lambda *given: pytest.fail("it was measured"))
     told = run("memory://{ns}", "--plot", str(tmp_path / "costs.png"), code=1).stderr
-    assert 'pip install "holdfast[plot]"' in told
+    assert 'pip install "moorage[plot]"' in told

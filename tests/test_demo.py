@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-import holdfast
-from holdfast import codec
-from holdfast.errors import HoldfastError, InvalidArgument, MissingExtra, Unsupported
+import moorage
+from moorage import codec
+from moorage.errors import InvalidArgument, MissingExtra, MoorageError, Unsupported
 
 pytest.importorskip("sklearn")
 
-from holdfast import demo
-from holdfast.demo import digits
-from holdfast.demo.algorithm import ParzenEstimator, dimension
-from holdfast.demo.checks import Casualty, End, verify
+from moorage import demo
+from moorage.demo import digits
+from moorage.demo.algorithm import ParzenEstimator, dimension
+from moorage.demo.checks import Casualty, End, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,7 +152,7 @@ def workers_of(parent: int) -> set[int]:
 
 def is_worker(pid: int) -> bool:
     try:
-        return b"holdfast.demo.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"moorage.demo.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 
@@ -177,7 +177,7 @@ class TestRun:
         printed = output.getvalue()
         assert summary.ok, printed
         assert summary.exit_code == 0
-        assert summary.counts[holdfast.TrialStatus.COMPLETED] == 8
+        assert summary.counts[moorage.TrialStatus.COMPLETED] == 8
         assert len(summary.checks) == 5
         assert "killed with kill -9 while it ran trial" in printed
         silence = re.search(r"no heartbeat for (\d+) s; recovered, worker", printed)
@@ -188,7 +188,7 @@ class TestRun:
         assert summary.plot == plot
 
         assert summary.casualty is not None
-        with holdfast.connect(url, read_only=True) as storage:
+        with moorage.connect(url, read_only=True) as storage:
             experiment = storage.get_experiment(summary.experiment)
             assert experiment.status == "finished"
             trial = storage.get_trial(summary.casualty.trial, experiment)
@@ -226,7 +226,7 @@ class TestRun:
     def test_a_storage_of_one_process_is_refused(self) -> None:
         with pytest.raises(Unsupported, match=r"memory://.*sqlite:///") as caught:
             demo.run("memory://", plot=None)
-        assert isinstance(caught.value, HoldfastError)
+        assert isinstance(caught.value, MoorageError)
 
     def test_a_plot_of_an_unknown_kind_is_refused_at_once(self) -> None:
         with pytest.raises(InvalidArgument, match=r"'plot\.bmp' should end with one of"):
@@ -238,7 +238,7 @@ class TestRun:
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name, *rest: None if name == "sklearn" else find(name, *rest)
         )
-        with pytest.raises(MissingExtra, match=r'pip install "holdfast\[demo\]"'):
+        with pytest.raises(MissingExtra, match=r'pip install "moorage\[demo\]"'):
             demo.run("sqlite:///never.db")
         assert not Path("never.db").exists()
 
@@ -259,7 +259,7 @@ class TestRun:
 
 PARENT = """
 import sys
-from holdfast import demo
+from moorage import demo
 
 demo.run(sys.argv[1], workers=2, trials=500, plot=None, kill=False)
 """
@@ -271,7 +271,7 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     url = f"sqlite:///{tmp_path}/hpo.db"
     process = subprocess.Popen([sys.executable, "-c", PARENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        with holdfast.connect(url) as storage:
+        with moorage.connect(url) as storage:
             wait_until(lambda: any(storage.count_completed_trials(one) for one in storage.fetch_experiments()))
         yield process
     finally:
@@ -295,11 +295,11 @@ def test_no_worker_outlives_its_parent(parent: subprocess.Popen[bytes], sign: si
     os.kill(parent.pid, sign)
     output, errors = parent.communicate(timeout=30)
     wait_until(lambda: not any(map(is_worker, workers)))
-    with holdfast.connect(f"sqlite:///{tmp_path}/hpo.db") as storage:
+    with moorage.connect(f"sqlite:///{tmp_path}/hpo.db") as storage:
         [experiment] = storage.fetch_experiments()
         counts = storage.count_trials(experiment)
-        assert counts[holdfast.TrialStatus.COMPLETED] > 0
-        assert counts[holdfast.TrialStatus.BROKEN] == 0
+        assert counts[moorage.TrialStatus.COMPLETED] > 0
+        assert counts[moorage.TrialStatus.BROKEN] == 0
         if sign is signal.SIGINT:
             assert experiment.status == "stopped"
             assert b"Stopped: all workers have ended" in output
@@ -309,5 +309,5 @@ def test_no_worker_outlives_its_parent(parent: subprocess.Popen[bytes], sign: si
         assert not reserved(storage, experiment)
 
 
-def reserved(storage: holdfast.Storage, experiment: holdfast.Experiment) -> int:
-    return storage.count_trials(experiment)[holdfast.TrialStatus.RESERVED]
+def reserved(storage: moorage.Storage, experiment: moorage.Experiment) -> int:
+    return storage.count_trials(experiment)[moorage.TrialStatus.RESERVED]

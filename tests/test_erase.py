@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-import holdfast
-from holdfast.driver import Document, Increment
-from holdfast.errors import (
+import moorage
+from moorage.driver import Document, Increment
+from moorage.errors import (
     ConfigurationError,
     DuplicateExperiment,
-    HoldfastError,
+    MoorageError,
     SchemaMismatch,
     StorageDamaged,
     StorageError,
@@ -24,11 +24,11 @@ from holdfast.errors import (
     Unavailable,
     UniqueViolation,
 )
-from holdfast.filters import Order, equal
-from holdfast.plugins import plugins
-from holdfast.schema import Collection, Field, Schema
-from holdfast.url import StorageURL
-from holdfast_sql.server import ServerDriver, ServerLink
+from moorage.filters import Order, equal
+from moorage.plugins import plugins
+from moorage.schema import Collection, Field, Schema
+from moorage.url import StorageURL
+from moorage_sql.server import ServerDriver, ServerLink
 from test_sql_driver import SCHEMA, THINGS, connect, thing
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def erase(url: str, **options: object) -> None:
     backend.erase(parsed, backend.read_options({**parsed.query, **options}))
 
 
-def fill(storage: holdfast.Storage, **results: float) -> None:
+def fill(storage: moorage.Storage, **results: float) -> None:
     """A completed trial, a reserved one, a new one, and something of everything else."""
     experiment = storage.create_experiment(name="tides", exist_ok=True)
     storage.register_trials(experiment, [{"depth": depth} for depth in range(3)])
@@ -62,7 +62,7 @@ def fill(storage: holdfast.Storage, **results: float) -> None:
         algorithm.set_state(results)
 
 
-def tides(storage: holdfast.Storage) -> holdfast.Experiment:
+def tides(storage: moorage.Storage) -> moorage.Experiment:
     (found,) = storage.fetch_experiments({"name": "tides"})
     return found
 
@@ -115,28 +115,28 @@ def in_database(url: str) -> set[str]:
 
 
 def test_nothing_is_left_of_what_was_erased(whole_url: str) -> None:
-    with holdfast.connect(whole_url) as storage:
+    with moorage.connect(whole_url) as storage:
         fill(storage)
     erase(whole_url)
     with pytest.raises((StorageDamaged, ConfigurationError)):
-        holdfast.connect(whole_url, read_only=True)
-    with holdfast.connect(whole_url) as storage:
+        moorage.connect(whole_url, read_only=True)
+    with moorage.connect(whole_url) as storage:
         assert storage.is_empty()
         assert storage.fetch_resources() == []
         fill(storage)
         experiment = tides(storage)
-        assert storage.count_trials(experiment)[holdfast.TrialStatus.COMPLETED] == 1
+        assert storage.count_trials(experiment)[moorage.TrialStatus.COMPLETED] == 1
 
 
 def test_erasing_what_is_not_there_is_fine_and_creates_nothing(whole_url: str) -> None:
     erase(whole_url)
     erase(whole_url)
     with pytest.raises((StorageDamaged, ConfigurationError)):
-        holdfast.connect(whole_url, read_only=True)
-    holdfast.connect(whole_url).close()
+        moorage.connect(whole_url, read_only=True)
+    moorage.connect(whole_url).close()
     erase(whole_url)
     erase(whole_url)
-    with holdfast.connect(whole_url) as storage:
+    with moorage.connect(whole_url) as storage:
         assert storage.is_empty()
 
 
@@ -149,7 +149,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_all_files_of_an_sqlite_storage_go_and_no_other(file: Path) -> None:
-    storage = holdfast.connect(f"sqlite:///{file}")
+    storage = moorage.connect(f"sqlite:///{file}")
     fill(storage)
     gate = Path(f"{file}-gate")
     gate.touch()
@@ -173,13 +173,13 @@ def test_an_sqlite_storage_that_is_erased_creates_no_folder(tmp_path: Path) -> N
 
 
 def test_a_log_that_outlived_its_database_is_not_taken_into_the_next(file: Path) -> None:
-    with holdfast.connect(f"sqlite:///{file}") as storage:
+    with moorage.connect(f"sqlite:///{file}") as storage:
         fill(storage)
         log = Path(f"{file}-wal").read_bytes()
     assert len(log) > 4096
     file.unlink()
     Path(f"{file}-wal").write_bytes(log)
-    with holdfast.connect(f"sqlite:///{file}") as storage:
+    with moorage.connect(f"sqlite:///{file}") as storage:
         assert storage.is_empty()
 
 
@@ -187,7 +187,7 @@ def test_a_file_of_somebody_else_is_not_removed(file: Path) -> None:
     import sqlite3
 
     file.write_text("my thesis")
-    with pytest.raises(StorageDamaged, match=r"hpo\.db is not a Holdfast storage"):
+    with pytest.raises(StorageDamaged, match=r"hpo\.db is not a Moorage storage"):
         erase(f"sqlite:///{file}")
     assert file.read_text() == "my thesis"
     file.unlink()
@@ -203,7 +203,7 @@ def test_a_file_of_somebody_else_is_not_removed(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["tail", "middle", "empty"])
 def test_a_damaged_sqlite_storage_can_be_erased(file: Path, damage: str) -> None:
-    with holdfast.connect(f"sqlite:///{file}") as storage:
+    with moorage.connect(f"sqlite:///{file}") as storage:
         fill(storage)
     whole = file.read_bytes()
     file.write_bytes(
@@ -220,7 +220,7 @@ def test_a_damaged_sqlite_storage_can_be_erased(file: Path, damage: str) -> None
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_server_is_left_as_it_was(url: str, prefix: str) -> None:
     before = in_database(url)
-    with holdfast.connect(url, prefix=prefix) as storage:
+    with moorage.connect(url, prefix=prefix) as storage:
         fill(storage)
     created = in_database(url) - before
     assert created
@@ -231,9 +231,9 @@ def test_a_server_is_left_as_it_was(url: str, prefix: str) -> None:
 
 @servers
 def test_what_others_keep_in_the_database_stays(url: str, shared_backend_name: str) -> None:
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         fill(storage)
-    theirs = ["mine", "trials_mine", "trials_tally_mine", "my_trials", "b_trials", "holdfast_schema_of_mine"]
+    theirs = ["mine", "trials_mine", "trials_tally_mine", "my_trials", "b_trials", "moorage_schema_of_mine"]
     with looking(url) as link:
         for name in theirs:
             link.command(f"CREATE TABLE {name} (x INTEGER)")
@@ -252,7 +252,7 @@ def test_what_others_keep_in_the_database_stays(url: str, shared_backend_name: s
 
 @servers
 def test_a_table_that_others_depend_on_is_explained_and_the_rest_goes_later(url: str, shared_backend_name: str) -> None:
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         fill(storage)
     with looking(url) as link:
         if shared_backend_name == "postgresql":
@@ -330,7 +330,7 @@ def test_a_setup_that_was_cut_short_is_finished_or_erased(url: str, monkeypatch:
 
 @pytest.mark.parametrize("shared_backend_name", ["mysql"])
 def test_an_erasure_that_was_cut_short_is_finished(url: str) -> None:
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         fill(storage)
     with looking(url) as link:
         link.command("DROP TABLE algorithm_locks, experiments, trials")
@@ -344,7 +344,7 @@ def test_an_erasure_that_was_cut_short_is_finished(url: str) -> None:
 @servers
 def test_storages_of_different_prefixes_do_not_notice_each_other(url: str) -> None:
     with contextlib.ExitStack() as stack:
-        storages = [stack.enter_context(holdfast.connect(url, prefix=prefix)) for prefix in PREFIXES]
+        storages = [stack.enter_context(moorage.connect(url, prefix=prefix)) for prefix in PREFIXES]
         for number, storage in enumerate(storages):
             assert storage.is_empty()
             fill(storage, mark=float(number))
@@ -367,9 +367,9 @@ def test_storages_of_different_prefixes_do_not_notice_each_other(url: str) -> No
     for prefix in PREFIXES[:-1]:
         erase(url, prefix=prefix)
         with pytest.raises(StorageDamaged):
-            holdfast.connect(url, prefix=prefix, read_only=True)
-    with holdfast.connect(url, prefix=LONGEST) as last:
-        assert last.count_trials(tides(last))[holdfast.TrialStatus.RESERVED] == 2
+            moorage.connect(url, prefix=prefix, read_only=True)
+    with moorage.connect(url, prefix=LONGEST) as last:
+        assert last.count_trials(tides(last))[moorage.TrialStatus.RESERVED] == 2
 
 
 @servers
@@ -478,7 +478,7 @@ def test_a_setup_waits_for_one_of_the_same_prefix_alone(url: str) -> None:
 
 @servers
 def test_many_set_up_two_prefixes_at_once(url: str) -> None:
-    errors: list[HoldfastError] = []
+    errors: list[MoorageError] = []
     ready = threading.Barrier(6)
 
     def open_it(prefix: str, number: int) -> None:
@@ -487,7 +487,7 @@ def test_many_set_up_two_prefixes_at_once(url: str) -> None:
         try:
             driver.setup(SCHEMA)
             driver.insert(THINGS, [thing(f"{number}")])
-        except HoldfastError as error:
+        except MoorageError as error:
             errors.append(error)
         driver.close()
 
@@ -508,7 +508,7 @@ def test_many_set_up_two_prefixes_at_once(url: str) -> None:
 def test_a_prefix_that_no_table_should_have_is_refused(scheme: str, prefix: str) -> None:
     pytest.importorskip({"postgresql": "psycopg", "mysql": "pymysql"}[scheme])
     with pytest.raises(ConfigurationError, match=r"'prefix' takes at most 30 of the characters a-z 0-9 _, not"):
-        holdfast.connect(f"{scheme}://user@127.0.0.1:1/database", prefix=prefix)
+        moorage.connect(f"{scheme}://user@127.0.0.1:1/database", prefix=prefix)
 
 
 # A memory storage that is opened read-only
@@ -545,9 +545,9 @@ def test_a_memory_storage_opened_read_only_is_not_created() -> None:
     url = f"memory://{secrets.token_hex(8)}"
     for where in ("memory://", url):
         with pytest.raises(StorageDamaged, match="read-only"):
-            holdfast.connect(where, read_only=True)
-    with holdfast.connect(url) as storage:
+            moorage.connect(where, read_only=True)
+    with moorage.connect(url) as storage:
         storage.create_experiment(name="tides")
-    with holdfast.connect(url, read_only=True) as view:
+    with moorage.connect(url, read_only=True) as view:
         assert [one.name for one in view.fetch_experiments()] == ["tides"]
     erase(url)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-import holdfast
+import moorage
 from doubles import FaultyDriver, OverridingFaultyDriver, in_threads, storage_over
-from holdfast import EXPERIMENT_TRANSITIONS, Benchmark, Capability, Experiment, ExperimentStatus, Storage
-from holdfast.errors import (
+from moorage import EXPERIMENT_TRANSITIONS, Benchmark, Capability, Experiment, ExperimentStatus, Storage
+from moorage.errors import (
     AlgorithmLockNotFound,
     BenchmarkNotFound,
     ConflictingArguments,
@@ -27,7 +27,7 @@ from holdfast.errors import (
     TrialNotFound,
     Unsupported,
 )
-from holdfast.schema import SCHEMA
+from moorage.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
@@ -101,7 +101,7 @@ def test_one_of_many_creates_it(storage: Storage) -> None:
         (5, {}, InvalidType, "not int: 5"),
         ("digits", {}, InvalidType, "not str: 'digits'"),
         (Experiment(name="e"), {"colour": 1}, InvalidArgument, "no field 'colour'"),
-        (None, {"name": "e", "space": {"a": object()}}, holdfast.errors.EncodingError, "object"),
+        (None, {"name": "e", "space": {"a": object()}}, moorage.errors.EncodingError, "object"),
         (None, {"name": "e", "status": "begun"}, InvalidArgument, "status must be one of created, running"),
     ],
 )
@@ -114,7 +114,7 @@ def test_wrong_experiments_are_refused(
 
 
 def test_the_storage_gives_the_default_of_the_heartbeat_timeout() -> None:
-    with holdfast.connect("memory://", heartbeat_timeout=7) as opened:
+    with moorage.connect("memory://", heartbeat_timeout=7) as opened:
         assert opened.create_experiment(name="a").heartbeat_timeout == 7.0
         assert opened.create_experiment(name="b", heartbeat_timeout=9).heartbeat_timeout == 9.0
 
@@ -379,7 +379,7 @@ def test_a_deletion_takes_everything_along_and_nothing_else(storage: Storage) ->
         storage.reserve_trial(gone)
     for verb in (storage.get_trial, storage.fetch_attempts, storage.fetch_measurements):
         with pytest.raises(TrialNotFound):
-            verb(holdfast.derive_trial_id({"x": 0}), experiment_uid=gone)
+            verb(moorage.derive_trial_id({"x": 0}), experiment_uid=gone)
     with storage.acquire_algorithm_lock(kept) as algorithm:
         assert algorithm.state == "x" * 20_000
 

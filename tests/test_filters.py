@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast import ExperimentStatus, Trial, TrialStatus
-from holdfast.errors import InvalidQuery
-from holdfast.filters import Comparison, compare, lookup, parse
-from holdfast.schema import EXPERIMENTS, TRIALS
+from moorage import ExperimentStatus, Trial, TrialStatus
+from moorage.errors import InvalidQuery
+from moorage.filters import Comparison, compare, lookup, parse
+from moorage.schema import EXPERIMENTS, TRIALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from holdfast import Storage
+    from moorage import Storage
 
 # The table of meanings: stored, operator, value, whether they match.
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from holdfast import forks
+from moorage import forks
 
 
 def begin(calls: forks.Calls, until: threading.Event) -> tuple[threading.Thread, threading.Event]:

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-import holdfast
+import moorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from holdfast import Experiment, Storage
-    from holdfast_sql.sqlite import SQLiteDriver
+    from moorage import Experiment, Storage
+    from moorage_sql.sqlite import SQLiteDriver
 
 FEW, MANY = 200, 4000
 
 
 def filled(path: Path, completed: int) -> tuple[Storage, Experiment]:
     """A storage of so many completed trials, and as many pending ones, some of them reserved."""
-    storage = holdfast.connect(f"sqlite:///{path}", durability="fast")
+    storage = moorage.connect(f"sqlite:///{path}", durability="fast")
     experiment = storage.create_experiment(name="growth", heartbeat_timeout=1000)
     chance = random.Random(0)
-    now = holdfast.records.utcnow()
+    now = moorage.records.utcnow()
     done = [
-        holdfast.Trial(
+        moorage.Trial(
             params={"x": float(number)},
             status="completed",
             results={"objective": chance.random()},
@@ -83,10 +83,10 @@ VERBS: dict[str, Callable[[Storage, Experiment], object]] = {
     "the life of a trial": reserve_and_complete,
     "register": register,
     "the lock": save_state,
-    "get": lambda storage, experiment: storage.get_trial(holdfast.derive_trial_id({"x": 1.0}), experiment),
-    "get by the id alone": lambda storage, _: storage.get_trial(holdfast.derive_trial_id({"x": 1.0})),
+    "get": lambda storage, experiment: storage.get_trial(moorage.derive_trial_id({"x": 1.0}), experiment),
+    "get by the id alone": lambda storage, _: storage.get_trial(moorage.derive_trial_id({"x": 1.0})),
     "where id": lambda storage, experiment: storage.fetch_trials(
-        experiment, where={"id": holdfast.derive_trial_id({"x": 1.0})}
+        experiment, where={"id": moorage.derive_trial_id({"x": 1.0})}
     ),
     "count by status": lambda storage, experiment: storage.count_trials(experiment),
     "count completed": lambda storage, experiment: storage.count_completed_trials(experiment),
@@ -104,7 +104,7 @@ VERBS: dict[str, Callable[[Storage, Experiment], object]] = {
     "lost": lambda storage, experiment: storage.fetch_lost_trials(experiment),
     "recover": lambda storage, experiment: storage.recover_lost_trials(experiment),
     "measurements of a trial": lambda storage, experiment: storage.fetch_measurements(
-        holdfast.derive_trial_id({"x": 1.0}), experiment_uid=experiment
+        moorage.derive_trial_id({"x": 1.0}), experiment_uid=experiment
     ),
 }
 

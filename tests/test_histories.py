@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from holdfast.codec import encode
-from holdfast.errors import InvalidArgument, OutcomeUnknown, StorageDamaged, StorageFull, Unavailable
-from holdfast_conformance import timeline
-from holdfast_conformance.histories import History, Operation, Recorder, read
-from holdfast_conformance.linearizability import Claim, Counter, Finding, Register, check, load_of, minimize
+from moorage.codec import encode
+from moorage.errors import InvalidArgument, OutcomeUnknown, StorageDamaged, StorageFull, Unavailable
+from moorage_conformance import timeline
+from moorage_conformance.histories import History, Operation, Recorder, read
+from moorage_conformance.linearizability import Claim, Counter, Finding, Register, check, load_of, minimize
 
 if TYPE_CHECKING:
-    from holdfast.codec import Plain
+    from moorage.codec import Plain
 
 CONFORMANCE = str(Path(__file__).resolve().parent.parent / "conformance")
 
 WORKER = """
 import os, signal, sys
-from holdfast_conformance.histories import Recorder
+from moorage_conformance.histories import Recorder
 
 recorder = Recorder(sys.argv[1], process=sys.argv[2])
 for number in range(100):
@@ -79,7 +79,7 @@ def test_what_was_recorded_is_read_in_order(tmp_path: Path) -> None:
     assert swap.invoked < get.invoked < swap.returned < get.returned < cut_off.invoked
     assert cut_off.returned is None
     assert (history.model, history.seed, history.keys, history.processes) == ("register", 7, ("k", "other"), ("a", "b"))
-    assert set(history.versions) == {"holdfast", "python", "server"}
+    assert set(history.versions) == {"moorage", "python", "server"}
 
 
 def test_each_thread_is_a_process_of_its_own_and_no_line_is_lost(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_recorder_that_was_used_on_after_a_fork_is_noticed(tmp_path: Path) -> 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w"
-    for content in (b"{}\n", b"hello", b'{"format": "holdfast-recording-9"}\n'):
+    for content in (b"{}\n", b"hello", b'{"format": "moorage-recording-9"}\n'):
         path.write_bytes(content)
         with pytest.raises(StorageDamaged, match="is not a recording"):
             read([path])
@@ -245,7 +245,7 @@ def test_a_history_comes_back_from_its_file(tmp_path: Path) -> None:
         background=[make("c", 0, 1, "insert", "x", to=True)],
         model="register",
         seed=2**60,
-        versions={"holdfast": "1"},
+        versions={"moorage": "1"},
         midway=True,
     )
     path = tmp_path / "history.json"
@@ -259,7 +259,7 @@ def test_a_history_comes_back_from_its_file(tmp_path: Path) -> None:
     assert History.load(path) == empty
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "holdfast-history-1", "operations": [{}]}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "moorage-history-1", "operations": [{}]}'])
 def test_a_file_that_is_no_history_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(StorageDamaged):

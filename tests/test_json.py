@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tinydb import TinyDB, where
 
-import holdfast
-from holdfast.config import find_settings
-from holdfast.driver import Capability, Document, Increment
-from holdfast.errors import (
+import moorage
+from moorage.config import find_settings
+from moorage.driver import Capability, Document, Increment
+from moorage.errors import (
     ConfigurationError,
     OutcomeUnknown,
     SchemaMismatch,
@@ -25,13 +25,13 @@ from holdfast.errors import (
     StorageReadOnly,
     Unavailable,
 )
-from holdfast.filters import equal
-from holdfast.plugins import plugins
-from holdfast.schema import Collection, Field, Schema
-from holdfast.table import Table
-from holdfast_json import snapshot, storage
-from holdfast_json.driver import JSONDriver
-from holdfast_json.storage import JournalStorage
+from moorage.filters import equal
+from moorage.plugins import plugins
+from moorage.schema import Collection, Field, Schema
+from moorage.table import Table
+from moorage_json import snapshot, storage
+from moorage_json.driver import JSONDriver
+from moorage_json.storage import JournalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,14 +98,14 @@ def test_after_the_last_close_there_is_one_file_and_tinydb_opens_it(path: Path) 
     second.close()
     assert beside(path) == ["runs.json"]
     with TinyDB(path) as database:
-        assert database.tables() == {"holdfast", "things"}
+        assert database.tables() == {"moorage", "things"}
         (found,) = database.table("things").search(where("name") == "é")
     expected = {"id": "a", "revision": 1, "name": "é", "rank": 2**60}
     assert found == {**expected, "extra": {"x": [1, 1.0, -0.0]}, "loose": {"z": 1, "a": None}}
     assert list(found["loose"]) == ["z", "a"]
     text = path.read_text(encoding="utf-8")
     assert '      "extra": {"x": [1, 1.0, -0.0]},\n' in text
-    assert json.loads(text)["holdfast"]["1"]["schema"] == 3
+    assert json.loads(text)["moorage"]["1"]["schema"] == 3
 
 
 def test_what_did_not_change_is_written_as_before(path: Path) -> None:
@@ -125,7 +125,7 @@ def test_what_did_not_change_is_written_as_before(path: Path) -> None:
     assert max(map(len, after)) < 200
 
 
-@pytest.mark.parametrize("name", ["id", "revision", "body", "holdfast"])
+@pytest.mark.parametrize("name", ["id", "revision", "body", "moorage"])
 def test_a_body_may_have_any_key(path: Path, name: str) -> None:
     for body in ({name: "mine"}, {name: {"id": 1}, "rank": 1}, {"id": 1, "revision": 2, "body": None}):
         driver = open_driver(path)
@@ -282,7 +282,7 @@ def test_who_missed_two_folds_loads_again(path: Path, monkeypatch: pytest.Monkey
 def edit(path: Path, change: Callable[[dict[str, dict[str, dict[str, object]]]], None], *, honest: bool = True) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     if honest:
-        del content["holdfast"]["1"]["checksum"]
+        del content["moorage"]["1"]["checksum"]
     change(content)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8-sig")
 
@@ -327,10 +327,10 @@ def test_an_edited_file_is_taken_as_it_is_once_its_checksum_is_gone(path: Path) 
         (lambda all_: all_["things"].update({"9": 5}), "no table of documents"),
         (lambda all_: all_.update(notes=[1]), "no table of documents"),
         (lambda all_: all_.update(notes={"1": {"text": "hello"}}), "needs an id"),
-        (lambda all_: all_.pop("holdfast"), "no Holdfast storage"),
-        (lambda all_: all_["holdfast"]["1"].pop("generation"), "no Holdfast storage"),
-        (lambda all_: all_["holdfast"]["1"].pop("schema"), "names no schema version"),
-        (lambda all_: all_["holdfast"]["1"].update(schema="3"), "names no schema version"),
+        (lambda all_: all_.pop("moorage"), "no Moorage storage"),
+        (lambda all_: all_["moorage"]["1"].pop("generation"), "no Moorage storage"),
+        (lambda all_: all_["moorage"]["1"].pop("schema"), "names no schema version"),
+        (lambda all_: all_["moorage"]["1"].update(schema="3"), "names no schema version"),
     ],
 )
 def test_an_edit_that_makes_no_sense_is_explained(
@@ -446,11 +446,11 @@ def test_a_snapshot_that_was_cut_short_or_changed_anywhere_is_refused(path: Path
     assert beside(path) == ["runs.json"]
 
 
-@pytest.mark.parametrize("text", ["hello", "[]", "{}", '{"_default": {"1": {"a": 1}}}', '{"holdfast": []}', "[" * 9999])
+@pytest.mark.parametrize("text", ["hello", "[]", "{}", '{"_default": {"1": {"a": 1}}}', '{"moorage": []}', "[" * 9999])
 def test_what_is_no_storage_is_refused_and_stays(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StorageDamaged):
-        holdfast.connect(f"json:///{path}")
+        moorage.connect(f"json:///{path}")
     assert path.read_text() == text
     assert beside(path) == ["runs.json"]
 
@@ -584,7 +584,7 @@ def test_read_only_creates_nothing_and_sees_what_others_write(path: Path) -> Non
 
 
 def test_a_file_system_of_the_network_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast_json.driver.file_system", lambda _: "nfs4")
+    monkeypatch.setattr("moorage_json.driver.file_system", lambda _: "nfs4")
     with pytest.raises(ConfigurationError, match=r"network file system \(nfs4\).*\?network=true"):
         open_driver(path)
     driver = open_driver(path, network=True)
@@ -608,13 +608,13 @@ def test_a_file_system_of_the_network_is_refused(path: Path, monkeypatch: pytest
 )
 def test_places_that_cannot_be(url: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        holdfast.connect(url)  # type: ignore[arg-type, call-overload]
+        moorage.connect(url)  # type: ignore[arg-type, call-overload]
     assert list(Path().iterdir()) == []
 
 
 def test_a_table_names_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
-    opened = holdfast.connect({"type": "json", "path": "here #1?.json", "durability": "fast"})
+    opened = moorage.connect({"type": "json", "path": "here #1?.json", "durability": "fast"})
     monkeypatch.chdir(tmp_path / "elsewhere")
     opened.create_experiment(name="e")
     opened.close()
@@ -642,7 +642,7 @@ def test_another_version_is_refused_and_an_older_one_upgraded(path: Path) -> Non
     with pytest.raises(SchemaMismatch, match=r"version 3.*supports 2.*newer"):
         driver.setup(Schema(2, (THINGS,)), upgrade=True)
     wider = Collection("things", (*THINGS.fields, Field("loose", "integer")), indexes=(("loose",),))
-    with pytest.raises(SchemaMismatch, match=r"version 3.*needs 4.*holdfast upgrade"):
+    with pytest.raises(SchemaMismatch, match=r"version 3.*needs 4.*moorage upgrade"):
         driver.setup(Schema(4, (wider,)))
     driver.setup(SCHEMA)
     driver.insert(THINGS, [thing("x", loose=5)])
@@ -730,7 +730,7 @@ def test_erase_removes_all_that_belongs_to_a_storage_and_nothing_else(path: Path
     assert beside(path) == ["runs.json.mine"]
     erased(path)
     erased(tmp_path / "runs.json.mine" / "x.json")
-    for damaged in (b"", b'{\n  "hold', b'{"holdfast": {}, "things": 5}'):
+    for damaged in (b"", b'{\n  "hold', b'{"moorage": {}, "things": 5}'):
         path.write_bytes(damaged)
         erased(path)
         assert not path.exists()

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.driver import Increment
-from holdfast.errors import Unavailable
-from holdfast.filters import equal
-from holdfast_json import storage
+from moorage.driver import Increment
+from moorage.errors import Unavailable
+from moorage.filters import equal
+from moorage_json import storage
 from test_json import THINGS, beside, ids, open_and_read, open_driver, thing
 
 if TYPE_CHECKING:

@@ -12,17 +12,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from holdfast.codec import dumps
-from holdfast.driver import Document, Increment
-from holdfast.errors import UniqueViolation
-from holdfast.filters import Comparison, Order, equal
-from holdfast.memory import MemoryDriver
-from holdfast_json import storage
+from moorage.codec import dumps
+from moorage.driver import Document, Increment
+from moorage.errors import UniqueViolation
+from moorage.filters import Comparison, Order, equal
+from moorage.memory import MemoryDriver
+from moorage_json import storage
 from test_json import SCHEMA, THINGS, open_driver
 
 if TYPE_CHECKING:
-    from holdfast.filters import Filter
-    from holdfast_json.driver import JSONDriver
+    from moorage.filters import Filter
+    from moorage_json.driver import JSONDriver
 
 IDENTIFIERS = ["a", "b", "", "é", "\U00010000", '"\\\n', "x" * 600]
 identifiers = st.sampled_from(IDENTIFIERS)
@@ -148,5 +148,5 @@ def plain(result: object) -> object:
 assert storage._SMALLEST_FOLD > 10**5, "folding is what the rule of that name asks for"
 TestAgainstTheReference = Machine.TestCase
 TestAgainstTheReference.settings = settings(
-    max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "60")), stateful_step_count=30
+    max_examples=int(os.environ.get("MOORAGE_EXAMPLES", "60")), stateful_step_count=30
 )

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import InvalidArgument
-from holdfast_conformance.histories import History, Operation
-from holdfast_conformance.linearizability import (
+from moorage.errors import InvalidArgument
+from moorage_conformance.histories import History, Operation
+from moorage_conformance.linearizability import (
     MODELS,
     UNKNOWN,
     Budget,
@@ -35,8 +35,8 @@ from holdfast_conformance.linearizability import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from holdfast.codec import Plain
-    from holdfast_conformance.linearizability import Result
+    from moorage.codec import Plain
+    from moorage_conformance.linearizability import Result
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import holdfast
+import moorage
 from doubles import FaultyDriver, OverridingFaultyDriver, in_threads, storage_over
-from holdfast import Capability, LockedAlgorithmState, Storage, lock
-from holdfast.errors import (
+from moorage import Capability, LockedAlgorithmState, Storage, lock
+from moorage.errors import (
     AlgorithmLockNotFound,
     DuplicateAlgorithmLock,
     EncodingError,
@@ -24,13 +24,13 @@ from holdfast.errors import (
     OutcomeUnknown,
     StorageDamaged,
 )
-from holdfast.leases import Leases
-from holdfast.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
+from moorage.leases import Leases
+from moorage.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from holdfast import Experiment
+    from moorage import Experiment
 
 LARGE = "ä" * 40_000
 HUGE = "x" * (3 * 2**19 + 7)
@@ -38,13 +38,13 @@ HUGE = "x" * (3 * 2**19 + 7)
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def _threads_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast.keeper, "IDLE", 0.01)
+    monkeypatch.setattr(moorage.keeper, "IDLE", 0.01)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_waiting_ends_and_the_message_names_the_holder(storage: Storage) -> None
             assert f"was not free within {timeout:g} s" in message
             assert holder in message
             assert "its lease is 60.0 s" in message
-            assert "holdfast unlock" in message
+            assert "moorage unlock" in message
             assert isinstance(caught.value, TimeoutError)
     with storage.acquire_algorithm_lock(experiment, timeout=0):
         pass
@@ -523,7 +523,7 @@ def test_the_users_exception_survives_a_lost_lock(memory: Storage) -> None:
 
 @pytest.mark.usefixtures("nobody_renews")
 def test_a_holder_that_does_not_renew_is_succeeded_and_changes_nothing(storage_url: str) -> None:
-    with holdfast.connect(storage_url, lock_ttl=0.2) as storage:
+    with moorage.connect(storage_url, lock_ttl=0.2) as storage:
         experiment = experiment_of(storage)
         save(storage, experiment, "before")
         dead = Held(storage, experiment, state=LARGE)
@@ -536,7 +536,7 @@ def test_a_holder_that_does_not_renew_is_succeeded_and_changes_nothing(storage_u
 
 @pytest.mark.usefixtures("nobody_renews")
 def test_a_holder_that_does_not_renew_knows_it_even_if_nobody_else_came() -> None:
-    with holdfast.connect("memory://", lock_ttl=0.05) as storage:
+    with moorage.connect("memory://", lock_ttl=0.05) as storage:
         experiment = experiment_of(storage)
 
         def linger() -> None:
@@ -551,7 +551,7 @@ def test_a_holder_that_does_not_renew_knows_it_even_if_nobody_else_came() -> Non
 
 
 def test_a_holder_that_renews_keeps_the_lock_beyond_its_ttl(storage_url: str) -> None:
-    with holdfast.connect(storage_url, lock_ttl=0.3) as storage:
+    with moorage.connect(storage_url, lock_ttl=0.3) as storage:
         experiment = experiment_of(storage)
         with storage.acquire_algorithm_lock(experiment) as algorithm:
             first = storage.get_algorithm_lock_info(experiment).heartbeat
@@ -563,7 +563,7 @@ def test_a_holder_that_renews_keeps_the_lock_beyond_its_ttl(storage_url: str) ->
 
 
 def test_the_background_renewal_notices_a_loss() -> None:
-    with holdfast.connect("memory://", lock_ttl=0.3) as storage:
+    with moorage.connect("memory://", lock_ttl=0.3) as storage:
         experiment = experiment_of(storage)
         held = Held(storage, experiment)
         storage.break_algorithm_lock(experiment)
@@ -603,8 +603,8 @@ def test_without_a_shared_clock_a_dead_holder_is_succeeded(monkeypatch: pytest.M
 def test_without_a_shared_clock_a_lock_that_is_renewed_is_never_stolen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both clocks are turned by hand; whoever watches sees a renewal before each look."""
     now = [0.0]
-    monkeypatch.setattr(holdfast.leases, "elapsed", lambda: now[0])
-    monkeypatch.setattr(holdfast.lock, "elapsed", lambda: now[0])
+    monkeypatch.setattr(moorage.leases, "elapsed", lambda: now[0])
+    monkeypatch.setattr(moorage.lock, "elapsed", lambda: now[0])
     monkeypatch.setattr(LockedAlgorithmState, "start_renewing", lambda self: None)
     driver = FaultyDriver(without=[Capability.SERVER_CLOCK])
     holder, other = storage_over(driver, lock_ttl=10), storage_over(driver, lock_ttl=10)
@@ -692,7 +692,7 @@ def test_a_release_whose_reply_is_lost_and_that_did_not_happen_says_so() -> None
 def test_a_state_of_which_parts_are_missing_is_reported_as_damaged(memory: Storage) -> None:
     experiment = experiment_of(memory)
     save(memory, experiment, HUGE)
-    memory.driver.delete(ALGORITHM_STATE_CHUNKS, holdfast.filters.equal(position=2))
+    memory.driver.delete(ALGORITHM_STATE_CHUNKS, moorage.filters.equal(position=2))
     with pytest.raises(StorageDamaged, match="3 of 4 parts are stored; delete_algorithm_lock starts it anew"):
         state_of(memory, experiment)
     for _ in range(2):

@@ -13,19 +13,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import holdfast
+import moorage
 from doubles import in_threads
-from holdfast import Capability, Document, Driver, Increment
-from holdfast.errors import ConfigurationError, SchemaMismatch, StorageClosed, UniqueViolation, Unsupported
-from holdfast.filters import Comparison, Order, equal, matches
-from holdfast.memory import MemoryDriver
-from holdfast.schema import ALGORITHM_LOCKS, EXPERIMENTS, SCHEMA, TRIALS, Collection, Field, Schema
-from holdfast.table import Table
+from moorage import Capability, Document, Driver, Increment
+from moorage.errors import ConfigurationError, SchemaMismatch, StorageClosed, UniqueViolation, Unsupported
+from moorage.filters import Comparison, Order, equal, matches
+from moorage.memory import MemoryDriver
+from moorage.schema import ALGORITHM_LOCKS, EXPERIMENTS, SCHEMA, TRIALS, Collection, Field, Schema
+from moorage.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from holdfast.filters import Filter
+    from moorage.filters import Filter
 
 THINGS = Collection(
     name="things",
@@ -285,20 +285,20 @@ def test_another_thread_sees_nothing_of_a_transaction_that_is_undone(driver: Mem
 
 
 def test_a_named_storage_is_shared_and_an_unnamed_one_is_not() -> None:
-    with holdfast.connect("memory://mine") as one, holdfast.connect("memory://mine") as other:
+    with moorage.connect("memory://mine") as one, moorage.connect("memory://mine") as other:
         one.create_experiment(name="e")
         assert [found.name for found in other.fetch_experiments()] == ["e"]
         other.delete_experiment(other.fetch_experiments()[0])
-        with holdfast.connect("memory://") as unnamed:
+        with moorage.connect("memory://") as unnamed:
             assert unnamed.is_empty()
     for wrong in ("memory://mine/path", "memory://me:secret@mine"):
         with pytest.raises(ConfigurationError, match="memory:// or memory://name") as caught:
-            holdfast.connect(wrong)
+            moorage.connect(wrong)
         assert "secret" not in str(caught.value)
 
 
 def test_a_closed_storage_says_so() -> None:
-    storage = holdfast.connect("memory://")
+    storage = moorage.connect("memory://")
     storage.close()
     storage.close()
     with pytest.raises(StorageClosed, match="connect again"):
@@ -325,7 +325,7 @@ def test_what_is_not_declared_is_refused() -> None:
         Driver.now(MemoryDriver())
 
 
-def in_child(storage: holdfast.Storage) -> int:
+def in_child(storage: moorage.Storage) -> int:
     """0 where a child process is refused, and tells what to use."""
     child = os.fork()
     if child == 0:
@@ -340,14 +340,14 @@ def in_child(storage: holdfast.Storage) -> int:
 
 
 def test_a_child_process_is_refused() -> None:
-    with holdfast.connect("memory://") as storage:
+    with moorage.connect("memory://") as storage:
         assert in_child(storage) == 0
         assert storage.is_empty()
 
 
 def test_a_trial_takes_at_most_two_kilobytes() -> None:
     count = 2000
-    with holdfast.connect("memory://") as storage:
+    with moorage.connect("memory://") as storage:
         experiment = storage.create_experiment(name="e")
         params = [{"lr": place / 7, "units": place, "activation": "relu"} for place in range(count)]
         storage.register_trials(experiment, params[:100])
@@ -375,7 +375,7 @@ def test_no_verb_looks_at_more_rows_the_more_trials_there_are(verb: str, monkeyp
     monkeypatch.setattr(Table, "meets", counted)
 
     def rows(count: int) -> int:
-        with holdfast.connect("memory://") as storage:
+        with moorage.connect("memory://") as storage:
             experiment = storage.create_experiment(name="e")
             storage.register_trials(experiment, [{"x": place} for place in range(count)])
             for _ in range(count // 2):

@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-import holdfast
-import holdfast_mlflow.driver
-import holdfast_mlflow.ledger
-import holdfast_mlflow.mirror
-from holdfast.codec import dumps
-from holdfast.driver import Capability, Document, Increment
-from holdfast.errors import (
+import moorage
+import moorage_mlflow.driver
+import moorage_mlflow.ledger
+import moorage_mlflow.mirror
+from mlflow_register import Register, RegisterLink
+from moorage.codec import dumps
+from moorage.driver import Capability, Document, Increment
+from moorage.errors import (
     ConfigurationError,
     OutcomeUnknown,
     SchemaMismatch,
@@ -36,27 +37,26 @@ from holdfast.errors import (
     UniqueViolation,
     Unsupported,
 )
-from holdfast.filters import Comparison, Order, equal
-from holdfast.memory import MemoryDriver
-from holdfast.plugins import plugins
-from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
-from holdfast.schema import Field, Schema
-from holdfast.url import StorageURL
-from holdfast_mlflow.driver import MLflowDriver, Settings
-from holdfast_mlflow.ledger import SIZE, VALUE_LIMIT
-from holdfast_mlflow.link import address
-from holdfast_mlflow.picture import clean, run_picture
-from mlflow_register import Register, RegisterLink
+from moorage.filters import Comparison, Order, equal
+from moorage.memory import MemoryDriver
+from moorage.plugins import plugins
+from moorage.schema import SCHEMA as MOORAGE_SCHEMA
+from moorage.schema import Field, Schema
+from moorage.url import StorageURL
+from moorage_mlflow.driver import MLflowDriver, Settings
+from moorage_mlflow.ledger import SIZE, VALUE_LIMIT
+from moorage_mlflow.link import address
+from moorage_mlflow.picture import clean, run_picture
 from things import THINGS, thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from holdfast.filters import Filter
     from mlflow_register import Fault, Run
+    from moorage.filters import Filter
 
 SCHEMA = Schema(version=3, collections=(THINGS,))
-DEFAULTS = Settings(namespace="holdfast", read_only=False, timeout=2.0, waiting=False, repair_after=60.0, settle=10.0)
+DEFAULTS = Settings(namespace="moorage", read_only=False, timeout=2.0, waiting=False, repair_after=60.0, settle=10.0)
 
 
 @pytest.fixture
@@ -230,13 +230,13 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_primitives_do_what_the_reference_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 3)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_CHECKPOINT_SMALLEST", 4000)
+    monkeypatch.setattr(moorage_mlflow.ledger, "SIZE", 3)
+    monkeypatch.setattr(moorage_mlflow.driver, "_CHECKPOINT_SMALLEST", 4000)
     run_state_machine_as_test(
         Machine,
         settings=settings(
             database=None,
-            max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "40")),
+            max_examples=int(os.environ.get("MOORAGE_EXAMPLES", "40")),
             stateful_step_count=25,
             suppress_health_check=list(HealthCheck),
         ),
@@ -267,8 +267,8 @@ def test_a_read_is_one_request_however_long_the_log_is(driver: MLflowDriver) -> 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns end when they are over, however slow the machine."""
-    monkeypatch.setattr(holdfast_mlflow.driver, "_BEGIN", 60.0)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 60.0)
+    monkeypatch.setattr(moorage_mlflow.driver, "_BEGIN", 60.0)
+    monkeypatch.setattr(moorage_mlflow.driver, "_IDLE", 60.0)
 
 
 def increment(driver: MLflowDriver, times: int = 1) -> None:
@@ -328,8 +328,8 @@ def test_turns_come_in_the_order_of_asking(opened: Callable[..., MLflowDriver]) 
 def test_nobody_waits_for_the_dead_for_long(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_BEGIN", 0.05)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 0.05)
+    monkeypatch.setattr(moorage_mlflow.driver, "_BEGIN", 0.05)
+    monkeypatch.setattr(moorage_mlflow.driver, "_IDLE", 0.05)
     dead, living = opened(), opened()
     dead.insert(THINGS, [thing("a", total=0)])
     dead._ledger.ask(5)
@@ -348,7 +348,7 @@ def test_nobody_waits_for_the_dead_for_long(
 def test_whether_a_turn_goes_on_is_looked_up(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_IDLE", 0.05)
+    monkeypatch.setattr(moorage_mlflow.driver, "_IDLE", 0.05)
     writing, waiting = opened(), opened()
     writing.insert(THINGS, [thing("a", total=0)])
     writing._ledger.ask(9)
@@ -386,7 +386,7 @@ def test_what_was_asked_before_does_not_hold_up_who_comes_later(opened: Callable
 def test_who_asks_at_the_end_of_a_run_is_heard(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 3)
+    monkeypatch.setattr(moorage_mlflow.ledger, "SIZE", 3)
     asking, writing, reading = opened(), opened(), opened()
     asking.insert(THINGS, [thing("a", total=0)])
     writing.find(THINGS)
@@ -409,9 +409,9 @@ def test_a_request_for_a_turn_that_was_changed_is_damage(driver: MLflowDriver) -
 def test_who_always_wins_looks_whether_others_have_asked(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.ledger, "SIZE", 10**6)  # at the next run it would look anyway
-    monkeypatch.setattr(holdfast_mlflow.driver, "_LOOK", 0.01)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_PAUSE", 60.0)
+    monkeypatch.setattr(moorage_mlflow.ledger, "SIZE", 10**6)  # at the next run it would look anyway
+    monkeypatch.setattr(moorage_mlflow.driver, "_LOOK", 0.01)
+    monkeypatch.setattr(moorage_mlflow.driver, "_PAUSE", 60.0)
     asking, streaming = opened(), opened()
     asking.insert(THINGS, [thing("a", total=0)])
     increment(streaming)
@@ -434,7 +434,7 @@ def test_who_always_wins_looks_whether_others_have_asked(
 def test_a_writer_that_is_always_overtaken_gets_on(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_ASK_AFTER", 0.2)
+    monkeypatch.setattr(moorage_mlflow.driver, "_ASK_AFTER", 0.2)
     slow, fast = opened(), opened()
     slow.insert(THINGS, [thing("a", total=0), thing("b", total=0)])
     over = threading.Event()
@@ -574,7 +574,7 @@ def test_a_late_request_of_a_loser_changes_nothing(opened: Callable[..., MLflowD
         one.patch(THINGS, equal(id="a"), {"total": 7})
     del link.log_param
     other.patch(THINGS, equal(id="a"), {"total": 1})
-    with pytest.raises(holdfast_mlflow.ledger.Refused):
+    with pytest.raises(moorage_mlflow.ledger.Refused):
         original(*kept[0])
     for driver in (one, other):
         found = driver.get(THINGS, "a")
@@ -597,8 +597,8 @@ def test_long_values_come_back_whole(opened: Callable[..., MLflowDriver], size: 
 def test_a_new_process_starts_from_a_checkpoint(
     opened: Callable[..., MLflowDriver], register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_CHECKPOINT_SMALLEST", 3000)
-    monkeypatch.setattr(holdfast_mlflow.driver, "_CHECKPOINT_LARGEST", 3000)
+    monkeypatch.setattr(moorage_mlflow.driver, "_CHECKPOINT_SMALLEST", 3000)
+    monkeypatch.setattr(moorage_mlflow.driver, "_CHECKPOINT_LARGEST", 3000)
     driver = opened()
     idle = opened()
     for number in range(400):
@@ -624,7 +624,7 @@ def test_a_new_process_starts_from_a_checkpoint(
 def test_a_checkpoint_that_was_cut_off_is_no_checkpoint(
     opened: Callable[..., MLflowDriver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.driver, "_CHECKPOINT_SMALLEST", 3000)
+    monkeypatch.setattr(moorage_mlflow.driver, "_CHECKPOINT_SMALLEST", 3000)
     driver = opened()
     link_of(driver).fault = lambda verb: "lost reply" if verb == "log_batch" else None
     for number in range(100):
@@ -725,7 +725,7 @@ def test_many_may_be_the_first(register: Register) -> None:
         thread.join()
     assert {one.count(THINGS) for one in drivers} == {6}
     active = [one.name for one in register.experiments.values() if one.active]
-    assert active == ["Holdfast ledger"]
+    assert active == ["Moorage ledger"]
     for one in drivers:
         one.close()
 
@@ -787,8 +787,8 @@ def test_read_only_reads_and_creates_nothing(opened: Callable[..., MLflowDriver]
 
 
 def test_what_is_not_ours_is_not_taken_for_ours(opened: Callable[..., MLflowDriver], register: Register) -> None:
-    RegisterLink(register).create_experiment("Holdfast ledger", {"mlflow.note.content": "by hand"})
-    with pytest.raises(StorageDamaged, match="not Holdfast's"):
+    RegisterLink(register).create_experiment("Moorage ledger", {"mlflow.note.content": "by hand"})
+    with pytest.raises(StorageDamaged, match="not Moorage's"):
         opened()
 
 
@@ -796,7 +796,7 @@ def test_a_deleted_ledger_is_not_taken_for_an_empty_storage(
     opened: Callable[..., MLflowDriver], register: Register
 ) -> None:
     opened().insert(THINGS, [thing("a")])
-    key, _ = register.named("Holdfast ledger")
+    key, _ = register.named("Moorage ledger")
     RegisterLink(register).delete_experiment(key)
     with pytest.raises(StorageDamaged, match="restore"):
         opened()
@@ -850,17 +850,17 @@ def test_capabilities(driver: MLflowDriver) -> None:
 
 
 def shown_runs(register: Register, name: str) -> dict[str, Run]:
-    return {run.tags["holdfast.trial"]: run for run in register.runs_of(name)}
+    return {run.tags["moorage.trial"]: run for run in register.runs_of(name)}
 
 
 @pytest.fixture
-def storages(register: Register) -> Iterator[Callable[..., holdfast.Storage]]:
-    made: list[holdfast.Storage] = []
+def storages(register: Register) -> Iterator[Callable[..., moorage.Storage]]:
+    made: list[moorage.Storage] = []
 
-    def make(**changes: object) -> holdfast.Storage:
+    def make(**changes: object) -> moorage.Storage:
         driver = MLflowDriver(RegisterLink(register), attrs.evolve(DEFAULTS, **changes))  # type: ignore[arg-type]
-        driver.setup(HOLDFAST_SCHEMA)
-        made.append(holdfast.Storage(driver))
+        driver.setup(MOORAGE_SCHEMA)
+        made.append(moorage.Storage(driver))
         return made[-1]
 
     yield make
@@ -869,7 +869,7 @@ def storages(register: Register) -> Iterator[Callable[..., holdfast.Storage]]:
 
 
 def test_a_study_is_there_as_an_mlflow_user_expects(
-    storages: Callable[..., holdfast.Storage], register: Register
+    storages: Callable[..., moorage.Storage], register: Register
 ) -> None:
     storage = storages()
     experiment = storage.create_experiment(name="digits", metadata={"team": "kelp"})
@@ -887,9 +887,9 @@ def test_a_study_is_there_as_an_mlflow_user_expects(
     storage.set_trial_status(broken, "broken")
     storage.set_trial_status(again, "interrupted")
     storage.close()
-    assert {one.name for one in register.experiments.values()} == {"Holdfast ledger", "digits", "digits (version 2)"}
+    assert {one.name for one in register.experiments.values()} == {"Moorage ledger", "digits", "digits (version 2)"}
     _, seen = register.named("digits")
-    assert seen.tags["holdfast.metadata"] == '{"team":"kelp"}'
+    assert seen.tags["moorage.metadata"] == '{"team":"kelp"}'
     runs = shown_runs(register, "digits")
     assert {key: run.status for key, run in runs.items()} == {
         done.id: "FINISHED",
@@ -906,13 +906,13 @@ def test_a_study_is_there_as_an_mlflow_user_expects(
     assert [one.step for one in loss[:2501]] == list(range(2501))
     assert (loss[-1].step, loss[-1].value) == (2500, 0.25)
     assert [one.value for one in run.metrics if one.name == "objective"] == [0.5]
-    assert run.tags["holdfast.result.word"] == "fine"
+    assert run.tags["moorage.result.word"] == "fine"
     assert run.tags["mlflow.user"] == "w"
     assert run.end is not None
 
 
 def test_trials_that_wait_are_shown_where_that_is_wanted(
-    storages: Callable[..., holdfast.Storage], register: Register
+    storages: Callable[..., moorage.Storage], register: Register
 ) -> None:
     storage = storages(waiting=True)
     experiment = storage.create_experiment(name="digits")
@@ -922,7 +922,7 @@ def test_trials_that_wait_are_shown_where_that_is_wanted(
 
 
 def test_what_is_deleted_goes_and_its_name_is_free(
-    storages: Callable[..., holdfast.Storage], register: Register
+    storages: Callable[..., moorage.Storage], register: Register
 ) -> None:
     for _ in range(2):
         storage = storages()
@@ -939,11 +939,11 @@ def test_what_is_deleted_goes_and_its_name_is_free(
         storage = storages()
         storage.delete_experiment(experiment)
         storage.close()
-        assert [one.name for one in register.experiments.values() if one.active] == ["Holdfast ledger"]
+        assert [one.name for one in register.experiments.values() if one.active] == ["Moorage ledger"]
 
 
 def test_the_users_own_experiments_and_runs_are_left_alone(
-    storages: Callable[..., holdfast.Storage], register: Register
+    storages: Callable[..., moorage.Storage], register: Register
 ) -> None:
     link = RegisterLink(register)
     theirs = link.create_experiment("digits", {"owner": "somebody"})
@@ -960,7 +960,7 @@ def test_the_users_own_experiments_and_runs_are_left_alone(
 
 
 def test_what_a_killed_process_did_not_draw_is_drawn_by_another(
-    storages: Callable[..., holdfast.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
+    storages: Callable[..., moorage.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = storages(settle=0.0)
     draws_nothing(killed)
@@ -971,7 +971,7 @@ def test_what_a_killed_process_did_not_draw_is_drawn_by_another(
     killed.push_trial_results(first, {"objective": 0.5}, status="completed")
     killed.close()
     assert "digits" not in {one.name for one in register.experiments.values()}
-    monkeypatch.setattr(holdfast_mlflow.mirror, "_STRANGER", 1)
+    monkeypatch.setattr(moorage_mlflow.mirror, "_STRANGER", 1)
     other = storages(repair_after=0.05)
     other.fetch_trials(experiment)
     wait_until(lambda: _has(register, "digits") and register.runs_of("digits"))
@@ -980,7 +980,7 @@ def test_what_a_killed_process_did_not_draw_is_drawn_by_another(
 
 
 def test_a_run_that_was_drawn_but_not_noted_is_found_again(
-    storages: Callable[..., holdfast.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
+    storages: Callable[..., moorage.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = storages(settle=0.0)
     draws_nothing(killed)
@@ -990,9 +990,9 @@ def test_a_run_that_was_drawn_but_not_noted_is_found_again(
     assert trial is not None
     killed.close()
     link = RegisterLink(register)
-    place = link.create_experiment("digits", {"holdfast.experiment": experiment.id})
-    link.create_run(place, trial.id, {"holdfast.trial": trial.id}, 1)
-    monkeypatch.setattr(holdfast_mlflow.mirror, "_STRANGER", 1)
+    place = link.create_experiment("digits", {"moorage.experiment": experiment.id})
+    link.create_run(place, trial.id, {"moorage.trial": trial.id}, 1)
+    monkeypatch.setattr(moorage_mlflow.mirror, "_STRANGER", 1)
     other = storages(repair_after=0.05)
     other.fetch_trials(experiment)
     wait_until(lambda: "x" in register.runs_of("digits")[0].params)
@@ -1002,9 +1002,9 @@ def test_a_run_that_was_drawn_but_not_noted_is_found_again(
 
 
 def test_a_fault_while_drawing_costs_nothing_but_time(
-    storages: Callable[..., holdfast.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
+    storages: Callable[..., moorage.Storage], register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdfast_mlflow.mirror, "_RETRY", 0.01)
+    monkeypatch.setattr(moorage_mlflow.mirror, "_RETRY", 0.01)
     storage = storages()
     link = storage.driver._link  # type: ignore[attr-defined]
     faults = itertools.cycle(["lost reply", None, "lost request", None, None])
@@ -1022,7 +1022,7 @@ def test_a_fault_while_drawing_costs_nothing_but_time(
     assert {run.status for run in runs} == {"FINISHED"}
 
 
-def draws_nothing(storage: holdfast.Storage) -> None:
+def draws_nothing(storage: moorage.Storage) -> None:
     """From now on nobody listens to what this storage would show in MLflow, as if it had been killed before."""
     drawing = {"create_experiment", "create_run", "log_batch", "update_run", "tag_experiment"}
     link = storage.driver._mirror._link  # type: ignore[attr-defined]
@@ -1076,12 +1076,12 @@ def test_urls_and_options() -> None:
 
 def test_nobody_listens() -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
-        holdfast.connect("mlflow+http://user:s3cret@127.0.0.1:9", retry_timeout=0.1)
+        moorage.connect("mlflow+http://user:s3cret@127.0.0.1:9", retry_timeout=0.1)
 
 
 def test_the_plugin_is_light() -> None:
     code = (
-        "import holdfast_mlflow.plugin, holdfast_mlflow.viewer, sys;"
+        "import moorage_mlflow.plugin, moorage_mlflow.viewer, sys;"
         "print([name for name in ('mlflow', 'sqlalchemy', 'http.client', 'ssl') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

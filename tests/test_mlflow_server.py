@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import holdfast
+import moorage
 from doubles import forked_while_threads_write
-from holdfast.driver import Capability, Document
-from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.filters import equal
-from holdfast.plugins import plugins
-from holdfast.schema import RESOURCES, SCHEMA
-from holdfast.url import StorageURL
+from moorage.driver import Capability, Document
+from moorage.errors import OutcomeUnknown, Unavailable
+from moorage.filters import equal
+from moorage.plugins import plugins
+from moorage.schema import RESOURCES, SCHEMA
+from moorage.url import StorageURL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from holdfast.driver import Driver
+    from moorage.driver import Driver
     from servers import MLflow, Server
 
 pytest.importorskip("mlflow.store", reason="MLflow is not installed")
@@ -44,7 +44,7 @@ def server_url(mlflow_server: MLflow) -> str:
 def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database that three processes have opened first, at once: which MLflow alone does not stand."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    code = f"import holdfast; holdfast.connect('mlflow+sqlite:///{path}?namespace=first').close()"
+    code = f"import moorage; moorage.connect('mlflow+sqlite:///{path}?namespace=first').close()"
     first = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [one.wait() for one in first] == [0, 0, 0]
     return path
@@ -79,7 +79,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def study(storage: holdfast.Storage, name: str) -> tuple[holdfast.Experiment, dict[str, str]]:
+def study(storage: moorage.Storage, name: str) -> tuple[moorage.Experiment, dict[str, str]]:
     """An experiment with a trial in each status, and which is which."""
     experiment = storage.create_experiment(name=name, metadata={"team": "kelp"})
     storage.register_trials(experiment, [{"lr": 0.1 * number, "layers": {"depth": number}} for number in range(5)])
@@ -103,17 +103,17 @@ STATUSES = {"completed": "FINISHED", "broken": "FAILED", "pruned": "KILLED", "re
 
 def test_mlflows_own_client_finds_the_study(server_url: str, client: Any) -> None:
     name = f"study {server_url[-30:]}"
-    with holdfast.connect(server_url) as storage:
+    with moorage.connect(server_url) as storage:
         experiment, ids = study(storage, name)
     found = client.get_experiment_by_name(name)
-    assert found.tags["holdfast.experiment"] == experiment.id
+    assert found.tags["moorage.experiment"] == experiment.id
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
     assert {name: run.info.status for name, run in runs.items()} == {ids[key]: STATUSES[key] for key in ids}
     run = runs[ids["completed"]]
     assert run.data.params == {"lr": "0.0", "layers.depth": "0"}
     assert run.data.metrics["objective"] == 0.25
     assert math.isnan(run.data.metrics["odd"])
-    assert (run.data.tags["holdfast.status"], run.data.tags["holdfast.result.word"]) == ("completed", "fine")
+    assert (run.data.tags["moorage.status"], run.data.tags["moorage.result.word"]) == ("completed", "fine")
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted((one.step, one.value) for one in history)[:30] == [(step, 1 / (step + 1)) for step in range(30)]
     assert max(one.value for one in history) > 1e308
@@ -124,15 +124,15 @@ def test_mlflows_own_client_finds_the_study(server_url: str, client: Any) -> Non
 
 def test_what_people_do_in_mlflow_decides_nothing(server_url: str, client: Any) -> None:
     name = f"study {server_url[-30:]}"
-    with holdfast.connect(server_url) as storage:
+    with moorage.connect(server_url) as storage:
         experiment, ids = study(storage, name)
     place = client.get_experiment_by_name(name).experiment_id
     for run in client.search_runs([place]):
-        client.set_tag(run.info.run_id, "holdfast.status", "new")
+        client.set_tag(run.info.run_id, "moorage.status", "new")
         client.set_terminated(run.info.run_id, "FAILED")
         client.delete_run(run.info.run_id)
     own = client.create_run(place).info.run_id
-    with holdfast.connect(server_url) as storage:
+    with moorage.connect(server_url) as storage:
         assert storage.get_trial(ids["completed"], experiment).status == "completed"
         assert storage.get_trial(ids["reserved"], experiment).status == "reserved"
         assert len(storage.fetch_trials(experiment)) == 5
@@ -143,9 +143,9 @@ def test_server_and_process_share_a_store(mlflow_server: MLflow, server_url: str
     if not mlflow_server.is_private:
         pytest.skip("the database of this server is not at hand")
     query = server_url.partition("?")[2]
-    with holdfast.connect(server_url) as one:
+    with moorage.connect(server_url) as one:
         experiment = one.create_experiment(name=f"shared {query}")
-        with holdfast.connect(f"mlflow+sqlite:///{mlflow_server._directory}/mlflow.db?{query}") as other:
+        with moorage.connect(f"mlflow+sqlite:///{mlflow_server._directory}/mlflow.db?{query}") as other:
             one.register_trials(experiment, [{"x": number} for number in range(6)])
             taken = [storage.reserve_trial(experiment) for storage in (one, other) * 3]
             assert len({trial.id for trial in taken if trial is not None}) == 6
@@ -153,9 +153,9 @@ def test_server_and_process_share_a_store(mlflow_server: MLflow, server_url: str
 
 
 _WORKER = """
-import sys, holdfast
+import sys, moorage
 url, experiment = sys.argv[1:]
-with holdfast.connect(url) as storage:
+with moorage.connect(url) as storage:
     while (trial := storage.reserve_trial(experiment)) is not None:
         storage.push_trial_results(trial, {"objective": trial.params["x"]}, status="completed")
         print(trial.id, flush=True)
@@ -165,7 +165,7 @@ with holdfast.connect(url) as storage:
 @pytest.mark.parametrize("fixture", ["server_url", "store_url"])
 def test_processes_race_and_each_trial_is_done_once(fixture: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(fixture)
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         experiment = storage.create_experiment(name=f"race {url[-30:]}")
         storage.register_trials(experiment, [{"x": number} for number in range(60)])
         command = [sys.executable, "-c", _WORKER, f"{url}&settle=0", experiment.id]
@@ -177,9 +177,9 @@ def test_processes_race_and_each_trial_is_done_once(fixture: str, request: pytes
 
 
 _KILLED = """
-import os, signal, sys, holdfast
+import os, signal, sys, moorage
 url, experiment = sys.argv[1:]
-storage = holdfast.connect(url)
+storage = moorage.connect(url)
 trial = storage.reserve_trial(experiment)
 storage.push_trial_results(trial, {"objective": 0.5}, status="completed")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -188,7 +188,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_what_was_acknowledged_before_a_kill_is_stored_and_soon_shown(server_url: str, client: Any) -> None:
     name = f"killed {server_url[-30:]}"
-    with holdfast.connect(server_url) as storage:
+    with moorage.connect(server_url) as storage:
         experiment = storage.create_experiment(name=name)
         storage.register_trials(experiment, [{"x": 1}, {"x": 2}])
         killed = subprocess.run([sys.executable, "-c", _KILLED, server_url, experiment.id], check=False)
@@ -266,12 +266,12 @@ def test_a_store_in_process_is_durable_and_one_in_a_server_may_be(store_url: str
 def viewed(tmp_path: Path) -> tuple[Any, dict[str, str]]:
     """MLflow's view of a storage in SQLite, found by its entry point."""
     url = f"sqlite:///{tmp_path}/runs.db"
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         _, ids = study(storage, "digits")
         storage.create_experiment(name="other")
     from mlflow.server.handlers import TrackingStoreRegistryWrapper
 
-    return TrackingStoreRegistryWrapper().get_store(f"holdfast+{url}", "mlflow-artifacts:/"), ids
+    return TrackingStoreRegistryWrapper().get_store(f"moorage+{url}", "mlflow-artifacts:/"), ids
 
 
 def test_any_storage_is_shown_by_mlflow(viewed: tuple[Any, dict[str, str]]) -> None:
@@ -329,10 +329,10 @@ def test_the_view_is_read_only(viewed: tuple[Any, dict[str, str]]) -> None:
 def test_what_cannot_be_viewed_is_said_without_secrets(tmp_path: Path) -> None:
     from mlflow.exceptions import MlflowException
 
-    from holdfast_mlflow.viewer import tracking_store
+    from moorage_mlflow.viewer import tracking_store
 
     with pytest.raises(MlflowException, match=r"absent\.db"):
-        tracking_store(f"holdfast+sqlite:///{tmp_path}/absent.db")
+        tracking_store(f"moorage+sqlite:///{tmp_path}/absent.db")
     with pytest.raises(MlflowException) as caught:
-        tracking_store("holdfast+nosuch://user:s3cret@host/x")
+        tracking_store("moorage+nosuch://user:s3cret@host/x")
     assert "s3cret" not in str(caught.value)

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-import holdfast
+import moorage
 from doubles import forked_while_threads_write
-from holdfast.driver import Document
-from holdfast.errors import ConfigurationError, StorageDamaged, StorageError, StorageFull, Unavailable
-from holdfast.plugins import plugins
-from holdfast.schema import RESOURCES, SCHEMA
-from holdfast.url import StorageURL
+from moorage.driver import Document
+from moorage.errors import ConfigurationError, StorageDamaged, StorageError, StorageFull, Unavailable
+from moorage.plugins import plugins
+from moorage.schema import RESOURCES, SCHEMA
+from moorage.url import StorageURL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from holdfast.driver import Driver
+    from moorage.driver import Driver
 
 pytest.importorskip("mlflow.store", reason="MLflow is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -114,7 +114,7 @@ def test_tables_of_others_in_the_file_stay(path: Path) -> None:
 def test_who_waits_in_vain_for_another_first_use_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    monkeypatch.setattr("holdfast_mlflow.store._CREATION", 0.2)
+    monkeypatch.setattr("moorage_mlflow.store._CREATION", 0.2)
     with path.with_name("mlflow.db.first-use").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match=r"another process has been creating MLflow's tables for 0\.2 s"):
@@ -146,7 +146,7 @@ def test_what_is_no_store_is_refused_at_once(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "folder.db").mkdir()
     for path in ("text.db", "folder.db", "no/such/folder/mlflow.db", f"{'x' * 300}.db"):
         with pytest.raises(StorageError if path == "text.db" else ConfigurationError):
-            holdfast.connect(f"mlflow+sqlite:///{tmp_path}/{path}")
+            moorage.connect(f"mlflow+sqlite:///{tmp_path}/{path}")
     with pytest.raises(StorageDamaged):
         connect(tmp_path / "absent.db", read_only=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.db", "text.db"]
@@ -227,8 +227,8 @@ def in_a_child(driver: Driver) -> int:
 def test_a_fork_waits_for_the_calls_of_other_threads(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, *, is_patient: bool, expected: int
 ) -> None:
-    from holdfast_mlflow.driver import MLflowDriver
-    from holdfast_mlflow.store import StoreLink
+    from moorage_mlflow.driver import MLflowDriver
+    from moorage_mlflow.store import StoreLink
 
     assert isinstance(driver, MLflowDriver)
     link = driver._link
@@ -242,7 +242,7 @@ def test_a_fork_waits_for_the_calls_of_other_threads(
             begun.set()
             over.wait(0.5 if is_patient else 60)
 
-    monkeypatch.setattr("holdfast.forks.PATIENCE", 30 if is_patient else 0.1)
+    monkeypatch.setattr("moorage.forks.PATIENCE", 30 if is_patient else 0.1)
     thread = threading.Thread(target=link._call, args=(write,), kwargs={"writing": True})
     thread.start()
     begun.wait()

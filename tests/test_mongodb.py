@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-import holdfast
+import moorage
 import things
 from comparing import identical
 from doubles import forked_while_threads_write
-from holdfast.codec import dumps
-from holdfast.driver import Capability, Document, Driver, Increment
-from holdfast.errors import (
+from moorage.codec import dumps
+from moorage.driver import Capability, Document, Driver, Increment
+from moorage.errors import (
     ConfigurationError,
     InvalidArgument,
     OutcomeUnknown,
@@ -36,20 +36,20 @@ from holdfast.errors import (
     UniqueViolation,
     Unsupported,
 )
-from holdfast.filters import Comparison, Order, equal, matches
-from holdfast.memory import MemoryDriver
-from holdfast.plugins import plugins
-from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
-from holdfast.schema import TRIALS, Collection, Field, Schema
-from holdfast.url import StorageURL
+from moorage.filters import Comparison, Order, equal, matches
+from moorage.memory import MemoryDriver
+from moorage.plugins import plugins
+from moorage.schema import SCHEMA as MOORAGE_SCHEMA
+from moorage.schema import TRIALS, Collection, Field, Schema
+from moorage.url import StorageURL
 from things import thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from holdfast.codec import Plain
-    from holdfast.filters import Filter
-    from holdfast_mongodb.driver import MongoDriver
+    from moorage.codec import Plain
+    from moorage.filters import Filter
+    from moorage_mongodb.driver import MongoDriver
 
 pymongo = pytest.importorskip("pymongo")
 
@@ -301,7 +301,7 @@ def test_primitives_and_overrides_do_what_the_reference_does(driver: MongoDriver
         Machine,
         settings=settings(
             database=None,
-            max_examples=int(os.environ.get("HOLDFAST_EXAMPLES", "25")),
+            max_examples=int(os.environ.get("MOORAGE_EXAMPLES", "25")),
             stateful_step_count=20,
             suppress_health_check=list(HealthCheck),
         ),
@@ -374,7 +374,7 @@ def test_every_body_comes_back_exactly_and_with_its_keys_in_order(driver: MongoD
 @ON_MONGODB
 def test_nesting_as_deep_as_the_codec_allows(driver: MongoDriver) -> None:
     deep: Plain = 1
-    for level in range(holdfast.codec.DEPTH):
+    for level in range(moorage.codec.DEPTH):
         deep = [deep] if level % 2 else {"$.": deep}
     driver.insert(THINGS, [thing("a", extra=deep)])
     found = driver.get(THINGS, "a")
@@ -384,7 +384,7 @@ def test_nesting_as_deep_as_the_codec_allows(driver: MongoDriver) -> None:
 
 @ON_MONGODB
 def test_documents_are_laid_out_for_people(url: str, database: Any) -> None:
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         experiment = storage.create_experiment(name="tides")
         storage.register_trial(experiment, {"optimizer.lr": 0.1, "$x": {"": 2**40}})
     (trial,) = database["trials"].find()
@@ -393,9 +393,9 @@ def test_documents_are_laid_out_for_people(url: str, database: Any) -> None:
     assert trial["revision"] == 1
     assert datetime.datetime.fromisoformat(trial["submit_time"]).tzinfo is not None
     assert None not in trial.values()
-    (stored,) = database["holdfast_schema"].find()
-    assert stored["collections"].keys() == {one.name for one in HOLDFAST_SCHEMA.collections}
-    assert set(database.list_collection_names()) == {"holdfast_schema", *stored["collections"]}
+    (stored,) = database["moorage_schema"].find()
+    assert stored["collections"].keys() == {one.name for one in MOORAGE_SCHEMA.collections}
+    assert set(database.list_collection_names()) == {"moorage_schema", *stored["collections"]}
 
 
 @ON_MONGODB
@@ -459,7 +459,7 @@ def test_a_unique_key_is_named_by_every_write_that_breaks_it(driver: MongoDriver
             lambda changes=changes: driver.patch(THINGS, equal(id="b"), changes),
             lambda changes=changes: driver.patch(THINGS, equal(flag=True), changes),
             lambda changes=changes: driver.claim(THINGS, equal(flag=True), changes),
-            lambda changes=changes: driver.swap(THINGS, Document("b", holdfast.driver.changed(body, changes)), 1),
+            lambda changes=changes: driver.swap(THINGS, Document("b", moorage.driver.changed(body, changes)), 1),
         ):
             with pytest.raises(UniqueViolation) as caught:
                 write()
@@ -616,13 +616,13 @@ def test_counts_add_up_while_documents_change(driver: MongoDriver) -> None:
 
 @ON_MONGODB
 def test_a_live_client_is_used_and_stays_open(url: str) -> None:
-    from holdfast_mongodb.driver import MongoDriver
+    from moorage_mongodb.driver import MongoDriver
 
     with pymongo.MongoClient(url, retryWrites=connect_retries(url), tz_aware=True, w=1) as client:
         name = client.get_default_database().name
         driver = MongoDriver(client, name, prefix="live.")
-        driver.setup(HOLDFAST_SCHEMA)
-        with holdfast.Storage(driver) as storage:
+        driver.setup(MOORAGE_SCHEMA)
+        with moorage.Storage(driver) as storage:
             experiment = storage.create_experiment(name="tides")
             storage.register_trial(experiment, {"depth": 1})
             assert storage.reserve_trial(experiment) is not None
@@ -657,7 +657,7 @@ def connect_retries(url: str) -> bool:
 
 @ON_MONGODB
 def test_a_client_that_would_repeat_writes_is_refused_where_outcomes_are_not_kept(url: str) -> None:
-    from holdfast_mongodb.driver import MongoDriver
+    from moorage_mongodb.driver import MongoDriver
 
     if connect_retries(url):
         pytest.skip("this server keeps the outcomes of retried writes")
@@ -722,7 +722,7 @@ def test_prefixes_and_databases_keep_storages_apart(url: str, database: Any) -> 
     assert first.count(THINGS, equal(flag=True)) == 0
     erase(url)
     erase(url)
-    assert sorted(database.list_collection_names()) == ["b.holdfast_schema", "b.things", "mine"]
+    assert sorted(database.list_collection_names()) == ["b.moorage_schema", "b.things", "mine"]
     assert second.count(THINGS) == 1
     erase(url, prefix="b.")
     assert database.list_collection_names() == ["mine"]
@@ -733,7 +733,7 @@ def test_prefixes_and_databases_keep_storages_apart(url: str, database: Any) -> 
 @ON_MONGODB
 def test_another_version_is_refused_and_an_older_one_upgraded(url: str, driver: MongoDriver) -> None:
     driver.insert(THINGS, [Document("a", {"name": "n", "fresh": None}), Document("b", {"fresh": 4, "name": "m"})])
-    for version, advice in ((2, "newer Holdfast"), (4, "holdfast upgrade")):
+    for version, advice in ((2, "newer Moorage"), (4, "moorage upgrade")):
         with pytest.raises(SchemaMismatch, match=advice) as caught:
             driver.setup(Schema(version, (THINGS,)))
         assert (caught.value.stored, caught.value.supported) == (3, version)
@@ -782,11 +782,11 @@ def test_a_setup_that_died_is_finished_and_others_collections_are_left_alone(
     second = connect(url)
     second.setup(SCHEMA)
     assert "unique_name_rank" in database["things"].index_information()
-    database["holdfast_schema"].drop()
+    database["moorage_schema"].drop()
     with pytest.raises(StorageDamaged, match="'things' already"):
         second.setup(SCHEMA)
-    database["holdfast_schema"].insert_one({"_id": "schema", "version": "three"})
-    with pytest.raises(StorageDamaged, match="not a Holdfast storage"):
+    database["moorage_schema"].insert_one({"_id": "schema", "version": "three"})
+    with pytest.raises(StorageDamaged, match="not a Moorage storage"):
         second.setup(SCHEMA)
     for one in (first, second):
         one.close()
@@ -837,7 +837,7 @@ class connect_and_fill:  # noqa: N801
 @ON_MONGODB
 def test_documents_of_others_are_reported(driver: MongoDriver, database: Any) -> None:
     database["things"].insert_one({"_id": 7, "name": "intruder"})
-    with pytest.raises(StorageDamaged, match="not Holdfast's"):
+    with pytest.raises(StorageDamaged, match="not Moorage's"):
         driver.find(THINGS)
 
 
@@ -861,7 +861,7 @@ def test_documents_of_others_are_reported(driver: MongoDriver, database: Any) ->
 )
 def test_a_wrong_url_is_explained(url: str | dict[str, object], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as caught:
-        holdfast.connect(url)
+        moorage.connect(url)
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
@@ -885,14 +885,14 @@ def test_announcing_the_backend_imports_nothing_of_pymongo() -> None:
     import subprocess
     import sys
 
-    code = "import sys, holdfast_mongodb.plugin; sys.exit('pymongo' in sys.modules or 'bson' in sys.modules)"
+    code = "import sys, moorage_mongodb.plugin; sys.exit('pymongo' in sys.modules or 'bson' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @ON_MONGODB
 def test_the_claim_of_a_trial_uses_an_index(url: str, database: Any) -> None:
     driver = connect(url)
-    driver.setup(HOLDFAST_SCHEMA)
+    driver.setup(MOORAGE_SCHEMA)
     driver.insert(TRIALS, [Document(f"{n}", {"experiment": "e", "pending": True, "sequence": n}) for n in range(2000)])
     query = driver._layout(TRIALS).condition(equal(experiment="e", pending=True)).query
     driver.close()
@@ -936,7 +936,7 @@ def errors() -> list[tuple[Exception, type[Exception], type[Exception], type[Exc
 def test_errors_of_pymongo_are_translated_by_what_they_leave_open(
     error: Exception, reading: type[Exception], one: type[Exception], several: type[Exception]
 ) -> None:
-    from holdfast_mongodb.link import Link
+    from moorage_mongodb.link import Link
 
     link = Link(lambda: pymongo.MongoClient(connect=False), timeout=1, shown="mongodb://h/d")
     for expected, writing, many in ((reading, False, False), (one, True, False), (several, True, True)):

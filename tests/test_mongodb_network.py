@@ -12,18 +12,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import holdfast
-from holdfast.driver import Document
-from holdfast.errors import OutcomeUnknown, Unavailable
-from holdfast.filters import Order, equal
-from holdfast.plugins import plugins
-from holdfast.schema import Collection, Field, Schema
-from holdfast.url import StorageURL
+import moorage
+from moorage.driver import Document
+from moorage.errors import OutcomeUnknown, Unavailable
+from moorage.filters import Order, equal
+from moorage.plugins import plugins
+from moorage.schema import Collection, Field, Schema
+from moorage.url import StorageURL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from holdfast_mongodb.driver import MongoDriver
+    from moorage_mongodb.driver import MongoDriver
 
 pymongo = pytest.importorskip("pymongo")
 
@@ -281,7 +281,7 @@ def test_what_was_refused_a_connection_was_not_written(
 
 def test_work_over_a_bad_network_is_done_once(proxy: Proxy, shared_storage_url: str) -> None:
     count = 40
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         experiment = storage.create_experiment(name="tides")
         storage.register_trials(experiment, [{"depth": float(place)} for place in range(count)])
     taken: list[tuple[str, int]] = []
@@ -289,7 +289,7 @@ def test_work_over_a_bad_network_is_done_once(proxy: Proxy, shared_storage_url: 
 
     def work() -> None:
         try:
-            with holdfast.connect(proxy.url, heartbeat_timeout=600.0) as own:
+            with moorage.connect(proxy.url, heartbeat_timeout=600.0) as own:
                 while (trial := own.reserve_trial(experiment)) is not None:
                     taken.append((trial.id, trial.token))
                     own.push_trial_results(trial, {"objective": trial.params["depth"]}, status="completed")
@@ -305,9 +305,9 @@ def test_work_over_a_bad_network_is_done_once(proxy: Proxy, shared_storage_url: 
     assert failures == []
     assert proxy.lost > 0
     assert len({identifier for identifier, _ in taken}) == len(taken) == count
-    with holdfast.connect(shared_storage_url) as storage:
+    with moorage.connect(shared_storage_url) as storage:
         trials = storage.fetch_trials(experiment)
-        assert {trial.status for trial in trials} == {holdfast.TrialStatus.COMPLETED}
+        assert {trial.status for trial in trials} == {moorage.TrialStatus.COMPLETED}
         assert {trial.id for trial in trials} == {identifier for identifier, _ in taken}
         assert all(trial.token == 1 and trial.results["objective"] == trial.params["depth"] for trial in trials)
 

@@ -1,4 +1,4 @@
-"""``holdfast new-backend`` and the guide: from an empty folder to a backend that reaches level 1."""
+"""``moorage new-backend`` and the guide: from an empty folder to a backend that reaches level 1."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-import holdfast
-from holdfast.cli import app
-from holdfast.driver import Driver
-from holdfast.plugins import plugins
-from holdfast_conformance.commands import add_to
-from holdfast_conformance.runner import select
+import moorage
+from moorage.cli import app
+from moorage.driver import Driver
+from moorage.plugins import plugins
+from moorage_conformance.commands import add_to
+from moorage_conformance.runner import select
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def code_of_the_guide(name: str) -> str:
 def fill_in(folder: Path) -> None:
     """What the guide does in the package of a backend named ``dictionary``."""
     for name in ("driver.py", "plugin.py"):
-        target = folder / "holdfast_dictionary" / name
+        target = folder / "moorage_dictionary" / name
         assert target.is_file()
         target.write_text(code_of_the_guide(name), encoding="utf-8")
 
@@ -73,32 +73,32 @@ def fill_in(folder: Path) -> None:
 
 def test_the_package_is_complete(tmp_path: Path) -> None:
     told = run("my-store", "--directory", str(tmp_path / "deep" / "below")).stdout
-    folder = tmp_path / "deep" / "below" / "holdfast-my-store"
+    folder = tmp_path / "deep" / "below" / "moorage-my-store"
     assert files(folder) == {
         ".gitignore",
         "README.md",
         "pyproject.toml",
-        "holdfast_my_store/__init__.py",
-        "holdfast_my_store/driver.py",
-        "holdfast_my_store/plugin.py",
-        "holdfast_my_store/py.typed",
+        "moorage_my_store/__init__.py",
+        "moorage_my_store/driver.py",
+        "moorage_my_store/plugin.py",
+        "moorage_my_store/py.typed",
         "tests/test_conformance.py",
     }
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["name"] == "holdfast-my-store"
-    assert project["entry-points"]["holdfast"] == {"my-store": "holdfast_my_store.plugin"}
-    assert project["dependencies"] == [f"holdfast>={holdfast.__version__.rpartition('.')[0]}"]
-    assert project["optional-dependencies"]["test"] == ["holdfast[conformance]"]
+    assert project["name"] == "moorage-my-store"
+    assert project["entry-points"]["moorage"] == {"my-store": "moorage_my_store.plugin"}
+    assert project["dependencies"] == [f"moorage>={moorage.__version__.rpartition('.')[0]}"]
+    assert project["optional-dependencies"]["test"] == ["moorage[conformance]"]
     assert len((folder / "tests" / "test_conformance.py").read_text("utf-8").splitlines()) <= 10
     assert "badge.svg" in (folder / "README.md").read_text("utf-8")
     assert not any("$" in path.read_text("utf-8") for path in folder.rglob("*") if path.is_file())
-    assert "holdfast conformance 'my-store://{ns}'" in told
+    assert "moorage conformance 'my-store://{ns}'" in told
     assert str(GUIDE) in told
 
 
 def test_each_primitive_is_there_with_the_first_line_of_its_contract(tmp_path: Path) -> None:
     run("mystore", "--directory", str(tmp_path))
-    text = (tmp_path / "holdfast-mystore" / "holdfast_mystore" / "driver.py").read_text("utf-8")
+    text = (tmp_path / "moorage-mystore" / "moorage_mystore" / "driver.py").read_text("utf-8")
     names: dict[str, object] = {}
     exec(text, names)
     written = names["MystoreDriver"]
@@ -116,7 +116,7 @@ def test_each_primitive_is_there_with_the_first_line_of_its_contract(tmp_path: P
 @pytest.mark.parametrize("name", ["dictionary", LONGEST])
 def test_the_package_passes_the_linter_and_the_type_checker(name: str, tmp_path: Path, cache: Path) -> None:
     run(name, "--directory", str(tmp_path))
-    folder = tmp_path / f"holdfast-{name}"
+    folder = tmp_path / f"moorage-{name}"
     assert_clean(folder, cache)
     if name == "dictionary":
         fill_in(folder)
@@ -125,7 +125,7 @@ def test_the_package_passes_the_linter_and_the_type_checker(name: str, tmp_path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the type checker remembers of Holdfast itself."""
+    """What the type checker remembers of Moorage itself."""
     return tmp_path_factory.mktemp("mypy")
 
 
@@ -174,7 +174,7 @@ def test_a_name_that_is_taken_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_nothing_is_overwritten(kind: str, tmp_path: Path) -> None:
-    place = tmp_path / "holdfast-mystore"
+    place = tmp_path / "moorage-mystore"
     if kind == "file":
         place.write_text("mine")
     elif kind == "folder":
@@ -182,7 +182,7 @@ def test_nothing_is_overwritten(kind: str, tmp_path: Path) -> None:
     else:
         place.symlink_to(tmp_path / "nowhere")
     assert "exists" in run("mystore", "--directory", str(tmp_path), code=2).stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["holdfast-mystore"]
+    assert [path.name for path in tmp_path.iterdir()] == ["moorage-mystore"]
     assert kind != "file" or place.read_text() == "mine"
     assert kind != "folder" or list(place.iterdir()) == []
 
@@ -195,11 +195,11 @@ def test_a_place_that_cannot_be_written_is_an_error_in_one_line(tmp_path: Path) 
 def test_the_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\n"
-        "from holdfast.cli import app\n"
-        "from holdfast.plugins import plugins\n"
+        "from moorage.cli import app\n"
+        "from moorage.plugins import plugins\n"
         "plugins().extend(app)\n"
         "assert {'bench', 'new-backend'} <= {one.name or one.callback.__name__ for one in app.registered_commands}\n"
-        "heavy = ('hypothesis', 'matplotlib', 'pytest', 'holdfast_conformance.target', 'holdfast_conformance.runner')\n"
+        "heavy = ('hypothesis', 'matplotlib', 'pytest', 'moorage_conformance.target', 'moorage_conformance.runner')\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -216,9 +216,7 @@ class Environment:
         venv.create(folder)
         self.folder = folder
         self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PYTHON", "HOLDFAST_", "VIRTUAL_"))
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MOORAGE_", "VIRTUAL_"))
         }
 
     def pip(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -238,7 +236,7 @@ class Environment:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Environment:
-    """The environment with Holdfast and what the suite needs, as pip installs it from this checkout."""
+    """The environment with Moorage and what the suite needs, as pip installs it from this checkout."""
     made = Environment(tmp_path / "environment")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     needed: Sequence[str] = [
@@ -248,9 +246,9 @@ def empty(tmp_path: Path) -> Environment:
     # What comes from elsewhere first: where that fails there is no index, and where the rest does, we are to blame.
     done = made.pip("install", "--quiet", *needed, cwd=tmp_path)
     if done.returncode:
-        reason = f"pip cannot install what Holdfast needs: {done.stderr.strip().splitlines()[-1]}"
-        if "index" in os.environ.get("HOLDFAST_REQUIRE", "").split(","):
-            pytest.fail(f"HOLDFAST_REQUIRE asks for a package index, but {reason}", pytrace=False)
+        reason = f"pip cannot install what Moorage needs: {done.stderr.strip().splitlines()[-1]}"
+        if "index" in os.environ.get("MOORAGE_REQUIRE", "").split(","):
+            pytest.fail(f"MOORAGE_REQUIRE asks for a package index, but {reason}", pytrace=False)
         pytest.skip(reason)
     done = made.pip("install", "--quiet", f"{ROOT}[conformance]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -263,15 +261,15 @@ def told_of(group: str) -> set[str]:
 
 @pytest.mark.timeout(1200)
 def test_the_guide_leads_from_an_empty_environment_to_level_1(empty: Environment, tmp_path: Path) -> None:
-    where = empty.run("python", "-c", "import holdfast_conformance as it; print(it.__file__)", cwd=tmp_path)
+    where = empty.run("python", "-c", "import moorage_conformance as it; print(it.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(empty.folder)
-    told = empty.run("holdfast", "new-backend", "dictionary", cwd=tmp_path)
-    folder = tmp_path / "holdfast-dictionary"
+    told = empty.run("moorage", "new-backend", "dictionary", cwd=tmp_path)
+    folder = tmp_path / "moorage-dictionary"
     (guide,) = (line.partition(": ")[2] for line in told.splitlines() if line.startswith("guide: "))
     assert Path(guide).read_text("utf-8") == GUIDE.read_text("utf-8")
     done = empty.pip("install", "--quiet", "--editable", f"{folder}[test]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    command = ("holdfast", "conformance", "dictionary://{ns}")
+    command = ("moorage", "conformance", "dictionary://{ns}")
 
     missing = "SETUP-1: opening a storage raised NotImplementedError: fill in DictionaryDriver.setup\n"
     assert empty.run(*command, cwd=folder, code=1).endswith(f"error: {missing}")
@@ -286,11 +284,11 @@ def test_the_guide_leads_from_an_empty_environment_to_level_1(empty: Environment
     assert outcomes == {"pass", "not-claimed"}
     assert "level 1 Core" in (folder / "report" / "badge.svg").read_text("utf-8")
 
-    told = empty.run("pytest", "--holdfast-only", "INSERT", cwd=folder, code=7)
+    told = empty.run("pytest", "--moorage-only", "INSERT", cwd=folder, code=7)
     passed = sum(one["outcome"] == "pass" and one["name"] in told_of("INSERT") for one in report["checks"])
     assert f" {passed} passed" in told
 
-    driver = folder / "holdfast_dictionary" / "driver.py"
+    driver = folder / "moorage_dictionary" / "driver.py"
     text = driver.read_text("utf-8")
     broken = text.replace("return value is not None, value", "return value is None, value")
     assert broken != text

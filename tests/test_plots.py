@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import holdfast
-from holdfast.errors import InvalidArgument, MissingExtra
+import moorage
+from moorage.errors import InvalidArgument, MissingExtra
 
 pytest.importorskip("matplotlib")
 
-from holdfast import plots
-from holdfast.plots import Kind, charts, study
+from moorage import plots
+from moorage.plots import Kind, charts, study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +26,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 COMPLETED = 30
 
 
-def evaluated(params: dict[str, object], objective: float) -> holdfast.Trial:
-    return holdfast.Trial(params=params, status="completed", results={"objective": objective})
+def evaluated(params: dict[str, object], objective: float) -> moorage.Trial:
+    return moorage.Trial(params=params, status="completed", results={"objective": objective})
 
 
-def fill(storage: holdfast.Storage) -> holdfast.Experiment:
+def fill(storage: moorage.Storage) -> moorage.Experiment:
     experiment = storage.create_experiment(
         name="digits",
         space={
@@ -40,14 +40,14 @@ def fill(storage: holdfast.Storage) -> holdfast.Experiment:
         },
     )
     trials = [
-        holdfast.Trial(
+        moorage.Trial(
             params={"lr": 10 ** -(1 + place / 8), "layers": 1 + place % 8, "act": ("relu", "tanh")[place % 2]},
             status="completed",
             results={"objective": 0.1 + abs(place - 20) / 50},
         )
         for place in range(COMPLETED)
     ]
-    broken = holdfast.Trial(params={"lr": 0.5, "layers": 1, "act": "relu"}, status="broken")
+    broken = moorage.Trial(params={"lr": 0.5, "layers": 1, "act": "relu"}, status="broken")
     storage.register_trials(experiment, [*trials, broken, {"lr": 0.25, "layers": 1, "act": "relu"}])
     for trial in trials:
         storage.add_measurements(
@@ -59,8 +59,8 @@ def fill(storage: holdfast.Storage) -> holdfast.Experiment:
 
 
 @pytest.fixture
-def storage() -> holdfast.Storage:
-    return holdfast.connect("memory://")
+def storage() -> moorage.Storage:
+    return moorage.connect("memory://")
 
 
 def group(path: Path, identifier: str) -> ElementTree.Element:
@@ -70,7 +70,7 @@ def group(path: Path, identifier: str) -> ElementTree.Element:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_pictures_have_the_promised_size(storage: holdfast.Storage, tmp_path: Path, kind: Kind) -> None:
+def test_pictures_have_the_promised_size(storage: moorage.Storage, tmp_path: Path, kind: Kind) -> None:
     path = plots.save(storage, fill(storage), tmp_path / f"{kind}.png", kind=kind)
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -79,22 +79,22 @@ def test_pictures_have_the_promised_size(storage: holdfast.Storage, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_history_has_a_point_for_each_trial(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_the_history_has_a_point_for_each_trial(storage: moorage.Storage, tmp_path: Path) -> None:
     path = plots.save(storage, fill(storage), tmp_path / "history.svg", kind="history")
-    assert len(list(group(path, "holdfast-history").iter(f"{SVG}use"))) == COMPLETED
+    assert len(list(group(path, "moorage-history").iter(f"{SVG}use"))) == COMPLETED
 
 
-def test_slices_have_a_point_for_each_trial_and_param(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_slices_have_a_point_for_each_trial_and_param(storage: moorage.Storage, tmp_path: Path) -> None:
     path = plots.save(storage, fill(storage), tmp_path / "slices.svg", kind="slices")
     for place in range(3):
-        assert len(list(group(path, f"holdfast-slice-{place}").iter(f"{SVG}use"))) == COMPLETED
+        assert len(list(group(path, f"moorage-slice-{place}").iter(f"{SVG}use"))) == COMPLETED
 
 
-def test_lines_are_drawn_for_each_trial_but_the_best(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_lines_are_drawn_for_each_trial_but_the_best(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = fill(storage)
     for kind in ("parallel", "curves"):
         path = plots.save(storage, experiment, tmp_path / f"{kind}.svg", kind=kind)
-        drawn = group(path, f"holdfast-{kind}")
+        drawn = group(path, f"moorage-{kind}")
         assert len([one for one in drawn.iter(f"{SVG}path") if one.get("clip-path")]) == COMPLETED - 1
 
 
@@ -114,7 +114,7 @@ class _Page(HTMLParser):
                 self.references.append(value or "")
 
 
-def test_the_page_stands_by_itself(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_the_page_stands_by_itself(storage: moorage.Storage, tmp_path: Path) -> None:
     path = plots.save(storage, fill(storage), tmp_path / "digits.html")
     text = path.read_text()
     page = _Page()
@@ -129,11 +129,11 @@ def test_the_page_stands_by_itself(storage: holdfast.Storage, tmp_path: Path) ->
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
 
 
-def test_names_are_neither_markup_nor_mathematics(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_names_are_neither_markup_nor_mathematics(storage: moorage.Storage, tmp_path: Path) -> None:
     name = "<script>alert(1)</script> $x_1$ & \x1b[31m"
     experiment = storage.create_experiment(name=name)
     trials = [
-        holdfast.Trial(
+        moorage.Trial(
             params={name: place / 2, "$\\frac$": f"<i>{place}</i>"}, status="completed", results={"objective": 1.0}
         )
         for place in range(3)
@@ -149,13 +149,13 @@ def test_names_are_neither_markup_nor_mathematics(storage: holdfast.Storage, tmp
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_an_experiment_without_results_is_drawn(storage: holdfast.Storage, tmp_path: Path, kind: Kind) -> None:
+def test_an_experiment_without_results_is_drawn(storage: moorage.Storage, tmp_path: Path, kind: Kind) -> None:
     experiment = storage.create_experiment(name="empty")
     plots.save(storage, experiment, tmp_path / "empty.png", kind=kind)
     plots.save(storage, experiment, tmp_path / "empty.html", kind=kind)
     storage.register_trials(
         experiment,
-        [holdfast.Trial(params={"x": 1}, status="completed", results={"objective": math.nan})],
+        [moorage.Trial(params={"x": 1}, status="completed", results={"objective": math.nan})],
     )
     plots.save(storage, experiment, tmp_path / "nan.png", kind=kind)
     storage.register_trials(experiment, [evaluated({"y": None}, 3)])
@@ -163,14 +163,14 @@ def test_an_experiment_without_results_is_drawn(storage: holdfast.Storage, tmp_p
 
 
 @pytest.mark.parametrize("maximize", [False, True])
-def test_outliers_stay_on_the_page_as_marks(storage: holdfast.Storage, tmp_path: Path, maximize: bool) -> None:
+def test_outliers_stay_on_the_page_as_marks(storage: moorage.Storage, tmp_path: Path, maximize: bool) -> None:
     experiment = storage.create_experiment(name="outliers")
     far = -1e9 if maximize else 1e9
     objectives = [math.sin(place) for place in range(60)] + [far, math.inf, -math.inf, 1e308]
     storage.register_trials(
         experiment,
         [
-            holdfast.Trial(params={"x": place}, status="completed", results={"objective": value})
+            moorage.Trial(params={"x": place}, status="completed", results={"objective": value})
             for place, value in enumerate(objectives)
         ],
     )
@@ -181,7 +181,7 @@ def test_outliers_stay_on_the_page_as_marks(storage: holdfast.Storage, tmp_path:
     plots.save(storage, experiment, tmp_path / "outliers.png", maximize=maximize)
 
 
-def test_scales_follow_the_space(storage: holdfast.Storage) -> None:
+def test_scales_follow_the_space(storage: moorage.Storage) -> None:
     read = study.read(storage, fill(storage))
     lr, layers, act = read.dimensions
     assert (lr.logarithmic, layers.logarithmic) == (True, False)
@@ -189,7 +189,7 @@ def test_scales_follow_the_space(storage: holdfast.Storage) -> None:
     assert [act.position("tanh"), act.position("other"), lr.position(0.1), lr.position(-1.0)] == [1.0, None, 0.1, None]
 
 
-def test_only_the_last_attempt_of_a_step_is_drawn(storage: holdfast.Storage) -> None:
+def test_only_the_last_attempt_of_a_step_is_drawn(storage: moorage.Storage) -> None:
     experiment = storage.create_experiment(name="again")
     storage.register_trial(experiment, {"x": 1})
     for values in ((1.0, 2.0, 3.0), (10.0, 20.0)):
@@ -203,7 +203,7 @@ def test_only_the_last_attempt_of_a_step_is_drawn(storage: holdfast.Storage) -> 
     assert (curve.steps, curve.values) == ((0, 1, 2), (10.0, 20.0, 3.0))
 
 
-def test_params_are_chosen_by_name(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_params_are_chosen_by_name(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = fill(storage)
     read = study.read(storage, experiment, params=["act"])
     assert [one.name for one in read.dimensions] == ["act"]
@@ -211,12 +211,12 @@ def test_params_are_chosen_by_name(storage: holdfast.Storage, tmp_path: Path) ->
         plots.save(storage, experiment, tmp_path / "x.png", params=["layer"])
 
 
-def test_too_many_params_are_left_out(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_too_many_params_are_left_out(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = storage.create_experiment(name="wide")
     storage.register_trials(
         experiment,
         [
-            holdfast.Trial(
+            moorage.Trial(
                 params={f"p{n}": place * n for n in range(20)}, status="completed", results={"objective": place}
             )
             for place in range(5)
@@ -227,12 +227,12 @@ def test_too_many_params_are_left_out(storage: holdfast.Storage, tmp_path: Path)
     plots.save(storage, experiment, tmp_path / "wide.png")
 
 
-def test_many_trials_become_pixels_in_an_svg(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_many_trials_become_pixels_in_an_svg(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = storage.create_experiment(name="many")
     storage.register_trials(
         experiment,
         [
-            holdfast.Trial(params={"x": place}, status="completed", results={"objective": math.sin(place)})
+            moorage.Trial(params={"x": place}, status="completed", results={"objective": math.sin(place)})
             for place in range(3000)
         ],
     )
@@ -241,13 +241,13 @@ def test_many_trials_become_pixels_in_an_svg(storage: holdfast.Storage, tmp_path
     assert "data:image/png" in path.read_text()
 
 
-def test_drawings_are_the_same_each_time(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_drawings_are_the_same_each_time(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = fill(storage)
     first = plots.save(storage, experiment, tmp_path / "a.svg").read_bytes()
     assert plots.save(storage, experiment, tmp_path / "b.svg").read_bytes() == first
 
 
-def test_what_cannot_be_drawn_is_refused(storage: holdfast.Storage, tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_refused(storage: moorage.Storage, tmp_path: Path) -> None:
     experiment = fill(storage)
     with pytest.raises(InvalidArgument, match=r"\.png, \.svg, \.pdf, \.html"):
         plots.save(storage, experiment, tmp_path / "x.gif")
@@ -257,13 +257,13 @@ def test_what_cannot_be_drawn_is_refused(storage: holdfast.Storage, tmp_path: Pa
 
 
 def test_a_missing_matplotlib_names_the_extra(
-    storage: holdfast.Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: moorage.Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtra, match=r'pip install "holdfast\[plot\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "moorage\[plot\]"'):
         plots.save(storage, fill(storage), tmp_path / "x.png")
 
 
-def test_a_figure_for_a_notebook(storage: holdfast.Storage) -> None:
+def test_a_figure_for_a_notebook(storage: moorage.Storage) -> None:
     figure = plots.figure(storage, fill(storage), kind="slices")
     assert len([axes for axes in figure.axes if axes.get_xlabel()]) == 3

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import holdfast
-from holdfast.plugins import Plugins, plugins
+import moorage
+from moorage.plugins import Plugins, plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from holdfast import Event, Storage
+    from moorage import Event, Storage
 
 
 class Observer:
@@ -28,8 +28,8 @@ class Observer:
         self.events: list[Event] = []
         self.failing = False
 
-    @holdfast.hookimpl
-    def holdfast_event(self, event: Event) -> None:
+    @moorage.hookimpl
+    def moorage_event(self, event: Event) -> None:
         self.events.append(event)
         if self.failing:
             raise RuntimeError("an observer's own failure")
@@ -56,14 +56,14 @@ def live(storage: Storage) -> None:
     with storage.acquire_algorithm_lock(experiment) as algorithm:
         algorithm.set_state(1)
     with (
-        pytest.raises(holdfast.errors.LockLost),
+        pytest.raises(moorage.errors.LockLost),
         storage.acquire_algorithm_lock(experiment),
     ):
         storage.break_algorithm_lock(experiment)
 
 
 def test_observers_are_told_in_order(observer: Observer) -> None:
-    with holdfast.connect("memory://") as storage:
+    with moorage.connect("memory://") as storage:
         live(storage)
     assert observer.names() == [
         "ExperimentCreated",
@@ -75,7 +75,7 @@ def test_observers_are_told_in_order(observer: Observer) -> None:
         "AlgorithmLockAcquired",
         "AlgorithmLockLost",
     ]
-    changes = [event for event in observer.events if isinstance(event, holdfast.TrialStatusChanged)]
+    changes = [event for event in observer.events if isinstance(event, moorage.TrialStatusChanged)]
     assert [(one.before, one.after) for one in changes] == [
         (None, "new"),
         (None, "reserved"),
@@ -85,7 +85,7 @@ def test_observers_are_told_in_order(observer: Observer) -> None:
 
 def test_a_failing_observer_is_logged_and_breaks_nothing(observer: Observer, caplog: pytest.LogCaptureFixture) -> None:
     observer.failing = True
-    with caplog.at_level(logging.ERROR, "holdfast"), holdfast.connect("memory://") as storage:
+    with caplog.at_level(logging.ERROR, "moorage"), moorage.connect("memory://") as storage:
         live(storage)
         experiment = storage.fetch_experiments()[0]
         assert storage.count_completed_trials(experiment) == 1
@@ -99,7 +99,7 @@ def package(folder: Path, name: str, entry: str, code: str) -> None:
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[holdfast]\n{name} = {entry}\n")
+    (info / "entry_points.txt").write_text(f"[moorage]\n{name} = {entry}\n")
 
 
 def run(folder: Path, code: str) -> str:
@@ -115,10 +115,10 @@ def test_a_plugin_that_fails_to_import_is_reported_and_breaks_nothing_else(tmp_p
     package(tmp_path, "cracked", "cracked", "raise RuntimeError('split down the middle')\n")
     package(tmp_path, "missing_module", "there_is_no_such_module", "")
     code = """
-        import holdfast, holdfast.plugins
-        with holdfast.connect("memory://") as storage:
+        import moorage, moorage.plugins
+        with moorage.connect("memory://") as storage:
             storage.create_experiment(name="fine")
-        for broken in holdfast.plugins.plugins().broken:
+        for broken in moorage.plugins.plugins().broken:
             print(broken.name, broken.reason)
     """
     printed = run(tmp_path, code)
@@ -132,23 +132,23 @@ def test_a_strangers_backend_is_found_by_its_entry_point(tmp_path: Path) -> None
         "stranger",
         "stranger",
         """
-        from holdfast import Backend, hookimpl
+        from moorage import Backend, hookimpl
 
         def open_it(url, options, read_only):
-            from holdfast.memory import MemoryDriver
+            from moorage.memory import MemoryDriver
             assert options == {"colour": "blue"} and url.host == "somewhere"
             return MemoryDriver()
 
         @hookimpl
-        def holdfast_backends():
-            from holdfast import Option
+        def moorage_backends():
+            from moorage import Option
             return [Backend(name="stranger", schemes=("strange",), description="of a stranger", open=open_it,
                             options=(Option(name="colour", default="red"),))]
         """,
     )
     code = """
-        import holdfast
-        with holdfast.connect("strange://somewhere?colour=blue") as storage:
+        import moorage
+        with moorage.connect("strange://somewhere?colour=blue") as storage:
             print(storage.create_experiment(name="far").name)
     """
     assert run(tmp_path, code).strip() == "far"
@@ -156,8 +156,8 @@ def test_a_strangers_backend_is_found_by_its_entry_point(tmp_path: Path) -> None
 
 def test_a_backend_that_cannot_be_announced_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     class Confused:
-        @holdfast.hookimpl
-        def holdfast_backends(self) -> list[holdfast.Backend]:
+        @moorage.hookimpl
+        def moorage_backends(self) -> list[moorage.Backend]:
             raise KeyError("nothing here")
 
     found = Plugins()

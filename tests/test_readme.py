@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import holdfast
-from holdfast.config import find_settings
+import moorage
+from moorage.config import find_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Tuner:
     def dump(self) -> object:
         return {"suggested": self.suggested}
 
-    def observe(self, trials: list[holdfast.Trial]) -> None:
+    def observe(self, trials: list[moorage.Trial]) -> None:
         assert {trial.status for trial in trials} == {"completed"}
 
     def suggest(self, count: int) -> list[dict[str, object]]:
@@ -50,7 +50,7 @@ def test_the_worker_and_the_lock_do_what_the_readme_says() -> None:
     _, worker, lock = blocks("python")
     names: dict[str, object] = {"train": train, "tuner": Tuner()}
     exec(worker, names)
-    with holdfast.connect("sqlite:///hpo.db") as storage:
+    with moorage.connect("sqlite:///hpo.db") as storage:
         experiment = storage.fetch_experiments()[0]
         assert storage.count_completed_trials(experiment) == 2
         best = storage.best_trial(experiment)
@@ -63,14 +63,14 @@ def test_the_worker_and_the_lock_do_what_the_readme_says() -> None:
         assert storage.get_algorithm_lock_info(experiment).state == {"suggested": 8}
         assert len(storage.fetch_pending_trials(experiment)) == 8
     exec(worker, names)
-    with holdfast.connect("sqlite:///hpo.db", read_only=True) as view:
+    with moorage.connect("sqlite:///hpo.db", read_only=True) as view:
         assert view.count_completed_trials(experiment) == 10
 
 
 def test_the_configuration_file_is_read_as_the_readme_says(monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = blocks("toml")
     assert tomllib.loads(text)
-    Path("holdfast.toml").write_text(text)
+    Path("moorage.toml").write_text(text)
     monkeypatch.setenv("HPO_PASSWORD", "s3cret")
     assert find_settings().options == {"lock_ttl": 30}
     cluster = find_settings(profile="cluster")
@@ -80,7 +80,7 @@ def test_the_configuration_file_is_read_as_the_readme_says(monkeypatch: pytest.M
 
 
 def test_every_scheme_of_the_table_is_installed() -> None:
-    from holdfast.plugins import plugins
+    from moorage.plugins import plugins
 
     table = README.partition("## Choosing a backend")[2].partition("\n## ")[0]
     rows = [row for row in table.splitlines() if "a package of its own" not in row]

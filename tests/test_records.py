@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comparing import assert_same_record, identical
-from holdfast import (
+from moorage import (
     Attempt,
     Benchmark,
     Experiment,
@@ -32,12 +32,12 @@ from holdfast import (
     TrialStatus,
     derive_trial_id,
 )
-from holdfast.errors import EncodingError, HoldfastError, InvalidArgument, InvalidType
+from moorage.errors import EncodingError, InvalidArgument, InvalidType, MoorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast import Storage
+    from moorage import Storage
 
 EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=45))
 MOMENT = datetime.datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=EAST)
@@ -421,7 +421,7 @@ def test_an_id_is_short_and_never_changes_between_releases() -> None:
 
 def test_ids_do_not_depend_on_the_process() -> None:
     program = (
-        "from holdfast import derive_trial_id\n"
+        "from moorage import derive_trial_id\n"
         "print(derive_trial_id({'a': frozenset({'x', 'y', 'z', 'w'}), 'b': {1, 2, 'q'}, 'c': {('a', 1), None}}))"
     )
     found = {
@@ -619,10 +619,10 @@ def test_arrays_in_params_and_results_come_back(storage: Storage) -> None:
     assert np.array_equal(storage.get_experiment(experiment).metadata["mask"], weights > 1)
 
 
-def test_errors_of_records_are_errors_of_holdfast_and_of_python() -> None:
-    with pytest.raises(HoldfastError) as caught:
+def test_errors_of_records_are_errors_of_moorage_and_of_python() -> None:
+    with pytest.raises(MoorageError) as caught:
         Experiment(name=5)
     assert isinstance(caught.value, TypeError)
-    with pytest.raises(HoldfastError) as caught:
+    with pytest.raises(MoorageError) as caught:
         Experiment(name="")
     assert isinstance(caught.value, ValueError)

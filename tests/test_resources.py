@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import holdfast
+import moorage
 from doubles import FaultyDriver, in_threads, storage_over
-from holdfast import Capability, Instant, Resource, Storage
-from holdfast.errors import (
+from moorage import Capability, Instant, Resource, Storage
+from moorage.errors import (
     DuplicateResource,
     InvalidArgument,
     InvalidType,
@@ -18,7 +18,7 @@ from holdfast.errors import (
     ReservationLost,
     ResourceNotFound,
 )
-from holdfast.memory import MemoryDriver
+from moorage.memory import MemoryDriver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ class TurnedDriver(MemoryDriver):
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
@@ -188,7 +188,7 @@ def test_who_looked_before_another_took_it_does_not_take_it_as_well() -> None:
 
 def test_without_a_shared_clock_a_lease_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(holdfast.leases, "elapsed", lambda: now[0])
+    monkeypatch.setattr(moorage.leases, "elapsed", lambda: now[0])
     storage = storage_over(FaultyDriver(without=[Capability.SERVER_CLOCK]))
     add(storage, "gpu0")
     held = storage.take_resource("gpu", "me", lease=10)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-import holdfast
+import moorage
 from doubles import FaultyDriver, in_threads, needs_clock, storage_over
-from holdfast import Run, Storage, Trial
-from holdfast.errors import FailedUpdate, InvalidType, ReservationLost, TrialNotFound, Unavailable
+from moorage import Run, Storage, Trial
+from moorage.errors import FailedUpdate, InvalidType, ReservationLost, TrialNotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ LONG_AGO = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
@@ -45,7 +45,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def keepers() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name == "holdfast-keeper"]
+    return [one for one in threading.enumerate() if one.name == "moorage-keeper"]
 
 
 @pytest.fixture(autouse=True)
@@ -310,7 +310,7 @@ def test_heartbeats_tell_of_a_trial_that_was_deleted(memory: Storage) -> None:
 
 def test_a_loss_hides_no_exception_of_the_user(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     trial = reserved(storage)
-    caplog.set_level(logging.WARNING, "holdfast")
+    caplog.set_level(logging.WARNING, "moorage")
 
     def lose_and_fail() -> None:
         with storage.running(trial):
@@ -320,7 +320,7 @@ def test_a_loss_hides_no_exception_of_the_user(storage: Storage, caplog: pytest.
     with pytest.raises(ZeroDivisionError) as caught:
         lose_and_fail()
     (note,) = caught.value.__notes__
-    assert note.startswith(f"holdfast: while the end of trial {trial.id} was stored: trial")
+    assert note.startswith(f"moorage: while the end of trial {trial.id} was stored: trial")
     assert "no longer reserved by this caller" in note
     assert "could not be stored" in caplog.text
     assert storage.get_trial(trial).worker == "other"
@@ -359,7 +359,7 @@ def test_a_storage_that_fails_at_the_end_of_a_good_run_says_so(driver: FaultyDri
 def test_heartbeats_go_on_after_the_storage_was_away(
     driver: FaultyDriver, faulty: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "holdfast")
+    caplog.set_level(logging.CRITICAL, "moorage")
     trial = reserved(faulty, heartbeat_timeout=0.04)
     with faulty.running(trial) as run:
         driver.always = "unavailable"
@@ -384,7 +384,7 @@ def test_an_attempt_ended_by_another_is_no_error(memory: Storage) -> None:
 
 
 def test_many_runs_share_one_thread_that_ends_when_it_is_idle(memory: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdfast.keeper, "IDLE", 0.05)
+    monkeypatch.setattr(moorage.keeper, "IDLE", 0.05)
     before = set(keepers())
     first = reserved(memory, 40, heartbeat_timeout=0.2)
     trials = [first, *(memory.reserve_trial(first.experiment) for _ in range(39))]

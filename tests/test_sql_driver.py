@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles import forked_while_threads_write
-from holdfast.driver import Capability, Document, Driver, Increment, changed
-from holdfast.errors import (
+from moorage.driver import Capability, Document, Driver, Increment, changed
+from moorage.errors import (
     InvalidArgument,
     SchemaMismatch,
     StorageClosed,
@@ -24,16 +24,16 @@ from holdfast.errors import (
     StorageReadOnly,
     UniqueViolation,
 )
-from holdfast.filters import Comparison, Order, equal, matches
-from holdfast.plugins import plugins
-from holdfast.schema import Collection, Field, Schema
-from holdfast.url import StorageURL
+from moorage.filters import Comparison, Order, equal, matches
+from moorage.plugins import plugins
+from moorage.schema import Collection, Field, Schema
+from moorage.url import StorageURL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from holdfast.codec import Plain
-    from holdfast.filters import Filter
+    from moorage.codec import Plain
+    from moorage.filters import Filter
 
 THINGS = Collection(
     name="things",
@@ -529,7 +529,7 @@ def test_another_version_is_refused(driver: Driver) -> None:
     with pytest.raises(SchemaMismatch, match=r"version 3.*supports 2.*newer") as newer:
         driver.setup(Schema(2, (THINGS,)), upgrade=True)
     assert (newer.value.stored, newer.value.supported) == (3, 2)
-    with pytest.raises(SchemaMismatch, match=r"version 3.*needs 4.*holdfast upgrade") as older:
+    with pytest.raises(SchemaMismatch, match=r"version 3.*needs 4.*moorage upgrade") as older:
         driver.setup(Schema(4, (THINGS,)))
     assert (older.value.stored, older.value.supported) == (3, 4)
 

@@ -10,23 +10,23 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import holdfast
-from holdfast.driver import Capability, Increment
-from holdfast.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
-from holdfast.filters import equal
-from holdfast.plugins import plugins
-from holdfast.reading import IN_ORDER
-from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
-from holdfast.schema import TRIALS
-from holdfast.url import StorageURL
-from holdfast_sql.server import ServerDriver, ServerLink, hosts
+import moorage
+from moorage.driver import Capability, Increment
+from moorage.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
+from moorage.filters import equal
+from moorage.plugins import plugins
+from moorage.reading import IN_ORDER
+from moorage.schema import SCHEMA as MOORAGE_SCHEMA
+from moorage.schema import TRIALS
+from moorage.url import StorageURL
+from moorage_sql.server import ServerDriver, ServerLink, hosts
 from servers import SERVERS
 from test_sql_driver import SCHEMA, THINGS, connect, everything, thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from holdfast.driver import Driver
+    from moorage.driver import Driver
     from servers import Server
 
 pytestmark = pytest.mark.parametrize("shared_backend_name", ["postgresql", "mysql"])
@@ -254,7 +254,7 @@ def test_a_server_that_flushes_nothing_is_not_called_durable(
 def test_tables_of_others_are_not_taken_over(url: str) -> None:
     driver = connect(url)
     link_of(driver).command("CREATE TABLE things (x INTEGER)")
-    with pytest.raises(StorageDamaged, match=r"'things'.*not a Holdfast storage"):
+    with pytest.raises(StorageDamaged, match=r"'things'.*not a Moorage storage"):
         driver.setup(SCHEMA)
     driver.close()
 
@@ -270,7 +270,7 @@ def test_a_document_that_is_too_large_for_the_server(driver: Driver) -> None:
 def test_the_claim_of_a_trial_uses_the_index(url: str) -> None:
     driver = connect(url)
     assert isinstance(driver, ServerDriver)
-    driver.setup(HOLDFAST_SCHEMA)
+    driver.setup(MOORAGE_SCHEMA)
     trials = [thing(f"{place}", experiment="e", pending=True, sequence=place) for place in range(3000)]
     driver.insert(TRIALS, trials)
     driver.patch(TRIALS, (), {"pending": True})
@@ -307,7 +307,7 @@ def rows_read(driver: Driver) -> int:
 
 def test_a_reservation_reads_as_few_rows_whatever_is_pending(url: str) -> None:
     read: list[int] = []
-    with holdfast.connect(url) as storage:
+    with moorage.connect(url) as storage:
         for number in (20, 2000):
             experiment = storage.create_experiment(name=f"of {number}")
             storage.register_trials(experiment, [{"x": float(place)} for place in range(number)])

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.driver import Capability, Document, Increment
-from holdfast.errors import (
+from moorage.driver import Capability, Document, Increment
+from moorage.errors import (
     ConfigurationError,
     OutcomeUnknown,
     StorageDamaged,
@@ -23,10 +23,10 @@ from holdfast.errors import (
     StorageReadOnly,
     Unavailable,
 )
-from holdfast.filters import Comparison, Order, equal
-from holdfast.schema import SCHEMA as HOLDFAST_SCHEMA
-from holdfast.schema import TRIALS
-from holdfast_sql.sqlite import SQLiteDriver, SQLiteLink, file_system
+from moorage.filters import Comparison, Order, equal
+from moorage.schema import SCHEMA as MOORAGE_SCHEMA
+from moorage.schema import TRIALS
+from moorage_sql.sqlite import SQLiteDriver, SQLiteLink, file_system
 from test_sql_driver import SCHEMA, THINGS, connect, everything, full, thing
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def test_a_count_by_tally_reads_no_documents(driver: SQLiteDriver) -> None:
 
 def test_the_claim_of_a_trial_uses_the_index_and_sorts_nothing(tmp_path: Path) -> None:
     driver = open_driver(tmp_path / "trials.db")
-    driver.setup(HOLDFAST_SCHEMA)
+    driver.setup(MOORAGE_SCHEMA)
     driver.insert(TRIALS, [thing(f"{place}", experiment="e", pending=True, sequence=place) for place in range(5)])
     statements = traced(driver)
     where = equal(experiment="e", pending=True)
@@ -136,7 +136,7 @@ def test_the_claim_of_a_trial_uses_the_index_and_sorts_nothing(tmp_path: Path) -
 
 def test_connecting_imports_no_orm_and_announcing_nothing_of_sqlalchemy(driver: SQLiteDriver, path: Path) -> None:
     code = (
-        "import sys; import holdfast_sql.plugin as p; p.holdfast_backends(); "
+        "import sys; import moorage_sql.plugin as p; p.moorage_backends(); "
         "assert 'sqlalchemy' not in sys.modules; "
         "from test_sql_driver import connect, SCHEMA, THINGS; "
         f"d = connect('sqlite:///{path}'); d.setup(SCHEMA); "
@@ -224,7 +224,7 @@ def test_a_file_system_of_the_network_is_refused(path: Path, tmp_path: Path, mon
     assert file_system("/home/me/x.db", str(table)) == "nfs4"
     assert file_system("/home/my disk/x.db", str(table)) == "xfs"
     assert file_system("/x", str(tmp_path / "missing")) is None
-    monkeypatch.setattr("holdfast_sql.sqlite.file_system", lambda _: "nfs4")
+    monkeypatch.setattr("moorage_sql.sqlite.file_system", lambda _: "nfs4")
     with pytest.raises(ConfigurationError, match=r"nfs4.*network=true"):
         open_driver(path)
     assert not path.exists()
@@ -268,10 +268,10 @@ def test_other_tables_may_be_beside_but_not_in_the_way(path: Path) -> None:
     driver.setup(SCHEMA)
     driver.close()
     with sqlite3.connect(path) as other:
-        other.executescript("DROP TABLE holdfast_schema")
+        other.executescript("DROP TABLE moorage_schema")
     other.close()
     driver = open_driver(path)
-    with pytest.raises(StorageDamaged, match=r"'things'.*not a Holdfast storage"):
+    with pytest.raises(StorageDamaged, match=r"'things'.*not a Moorage storage"):
         driver.setup(SCHEMA)
     driver.close()
 
@@ -388,7 +388,7 @@ print(done)
 print(len(driver.find(THINGS)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 driver.insert(THINGS, [thing("after", group="g", state="s")])
-print(driver.count(THINGS, (*__import__("holdfast.filters").filters.equal(group="g"),)))
+print(driver.count(THINGS, (*__import__("moorage.filters").filters.equal(group="g"),)))
 """
 
 
@@ -529,7 +529,7 @@ def test_the_writes_of_a_child_survive_the_end_of_its_parent_s_connections(drive
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 def test_a_file_that_was_taken_away_is_not_written(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast_sql.sqlite._LOOK", -1.0)
+    monkeypatch.setattr("moorage_sql.sqlite._LOOK", -1.0)
     driver = open_driver(path)
     driver.setup(SCHEMA)
     driver.insert(THINGS, [thing("a")])

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.driver import Document, Driver
-from holdfast.filters import Comparison, Filter, equal
-from holdfast.schema import RESOURCES, TRIALS
+from moorage.driver import Document, Driver
+from moorage.filters import Comparison, Filter, equal
+from moorage.schema import RESOURCES, TRIALS
 
 if TYPE_CHECKING:
-    from holdfast import Storage
+    from moorage import Storage
 
 
 def trial(number: int, experiment: str | None, status: str | None, pending: bool | None) -> Document:

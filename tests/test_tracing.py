@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast_conformance import tracing
-from holdfast_conformance.checking import Unjudged
+from moorage_conformance import tracing
+from moorage_conformance.checking import Unjudged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ TOLD = """\
 """
 WRITER = """\
 import os, sys
-from holdfast_conformance import tracing
+from moorage_conformance import tracing
 tracing.allow()
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 print("ready", flush=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import holdfast
-from holdfast import transfer
-from holdfast.errors import ConflictingArguments, SchemaMismatch, StorageDamaged
+import moorage
+from moorage import transfer
+from moorage.errors import ConflictingArguments, SchemaMismatch, StorageDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ NASTY: dict[str, object] = {
 }
 
 
-def fill(storage: holdfast.Storage, trials: int = 250) -> holdfast.Experiment:
+def fill(storage: moorage.Storage, trials: int = 250) -> moorage.Experiment:
     experiment = storage.create_experiment(
         name="nasty é", metadata=NASTY, space={"x": "uniform(0, 1)"}, algorithm={"random": {"seed": 1}}
     )
@@ -66,7 +66,7 @@ def fill(storage: holdfast.Storage, trials: int = 250) -> holdfast.Experiment:
     return experiment
 
 
-def dumped(storage: holdfast.ReadOnlyStorage) -> bytes:
+def dumped(storage: moorage.ReadOnlyStorage) -> bytes:
     stream = io.BytesIO()
     transfer.dump(storage, stream)
     return stream.getvalue()
@@ -77,18 +77,18 @@ def lines(dump: bytes) -> list[bytes]:
 
 
 @pytest.fixture
-def source() -> holdfast.Storage:
-    storage = holdfast.connect("memory://")
+def source() -> moorage.Storage:
+    storage = moorage.connect("memory://")
     fill(storage)
     return storage
 
 
 @pytest.fixture
-def empty() -> Callable[[], holdfast.Storage]:
-    return lambda: holdfast.connect("memory://")
+def empty() -> Callable[[], moorage.Storage]:
+    return lambda: moorage.connect("memory://")
 
 
-def test_a_dump_is_loaded_into_every_backend_without_loss(source: holdfast.Storage, storage: holdfast.Storage) -> None:
+def test_a_dump_is_loaded_into_every_backend_without_loss(source: moorage.Storage, storage: moorage.Storage) -> None:
     dump = dumped(source)
     loaded = transfer.load(storage, io.BytesIO(dump))
     assert (loaded.conflicting, loaded.present) == (0, 0)
@@ -105,11 +105,11 @@ def test_a_dump_is_loaded_into_every_backend_without_loss(source: holdfast.Stora
     assert storage.reserve_trial(after) is not None
 
 
-def test_storages_are_copied_between_backends(source: holdfast.Storage, storage: holdfast.Storage) -> None:
+def test_storages_are_copied_between_backends(source: moorage.Storage, storage: moorage.Storage) -> None:
     assert transfer.copy(source, storage).documents == sum(transfer.count(source).values())
     again = transfer.copy(source, storage)
     assert (again.documents, again.present, again.conflicting) == (0, sum(transfer.count(source).values()), 0)
-    back = holdfast.connect("memory://")
+    back = moorage.connect("memory://")
     transfer.copy(storage, back)
     assert transfer.digest(back) == transfer.digest(source)
 
@@ -122,19 +122,19 @@ FAMILIES = ("sqlite", "json", "mongodb", "mlflow")
 def test_a_study_is_copied_from_each_backend_to_each(
     origin: str, target: str, fresh_storage_url: Callable[[str], str]
 ) -> None:
-    with holdfast.connect(fresh_storage_url(origin)) as first, holdfast.connect(fresh_storage_url(target)) as second:
+    with moorage.connect(fresh_storage_url(origin)) as first, moorage.connect(fresh_storage_url(target)) as second:
         fill(first, trials=20)
         summary = transfer.copy(first, second)
         assert summary.documents == sum(transfer.count(first).values()) > 20
         assert transfer.digest(second) == transfer.digest(first) == summary.digest
 
 
-def test_a_storage_is_not_copied_to_itself(source: holdfast.Storage) -> None:
+def test_a_storage_is_not_copied_to_itself(source: moorage.Storage) -> None:
     with pytest.raises(ConflictingArguments):
         transfer.copy(source, source)
 
 
-def test_the_digest_tells_every_change(source: holdfast.Storage) -> None:
+def test_the_digest_tells_every_change(source: moorage.Storage) -> None:
     before = transfer.digest(source)
     assert transfer.digest(source) == before
     (experiment,) = source.fetch_experiments()
@@ -143,14 +143,14 @@ def test_the_digest_tells_every_change(source: holdfast.Storage) -> None:
     assert transfer.digest(source) != before
 
 
-def test_the_digest_does_not_depend_on_order(source: holdfast.Storage, empty: Callable[[], holdfast.Storage]) -> None:
+def test_the_digest_does_not_depend_on_order(source: moorage.Storage, empty: Callable[[], moorage.Storage]) -> None:
     header, *documents, trailer = lines(dumped(source))
     target = empty()
     loaded = transfer.load(target, [header, *reversed(documents), trailer])
     assert loaded.digest == transfer.digest(target) == transfer.digest(source)
 
 
-def test_experiments_come_after_their_parts(source: holdfast.Storage) -> None:
+def test_experiments_come_after_their_parts(source: moorage.Storage) -> None:
     collections = [json.loads(line).get("collection") for line in lines(dumped(source))[1:-1]]
     assert collections.index("experiments") > max(
         place for place, name in enumerate(collections) if name in ("trials", "measurements", "algorithm_locks")
@@ -159,7 +159,7 @@ def test_experiments_come_after_their_parts(source: holdfast.Storage) -> None:
 
 @pytest.mark.parametrize("kept", [0, 0.1, 0.5, 0.99])
 def test_a_torn_dump_is_noticed_and_resumed(
-    source: holdfast.Storage, empty: Callable[[], holdfast.Storage], tmp_path: Path, kept: float
+    source: moorage.Storage, empty: Callable[[], moorage.Storage], tmp_path: Path, kept: float
 ) -> None:
     whole = dumped(source)
     torn = whole[: int(len(whole) * kept)]
@@ -178,7 +178,7 @@ def test_a_torn_dump_is_noticed_and_resumed(
     assert transfer.digest(target) == transfer.digest(source)
 
 
-def test_every_tear_is_noticed(empty: Callable[[], holdfast.Storage]) -> None:
+def test_every_tear_is_noticed(empty: Callable[[], moorage.Storage]) -> None:
     storage = empty()
     storage.create_experiment(name="a")
     storage.add_resource(name="gpu")
@@ -190,7 +190,7 @@ def test_every_tear_is_noticed(empty: Callable[[], holdfast.Storage]) -> None:
     transfer.load(empty(), io.BytesIO(whole[:-1]))
 
 
-def test_resuming_a_complete_dump_changes_nothing(source: holdfast.Storage, tmp_path: Path) -> None:
+def test_resuming_a_complete_dump_changes_nothing(source: moorage.Storage, tmp_path: Path) -> None:
     path = tmp_path / "whole.jsonl"
     path.write_bytes(dumped(source))
     before = path.read_bytes()
@@ -201,7 +201,7 @@ def test_resuming_a_complete_dump_changes_nothing(source: holdfast.Storage, tmp_
 
 
 def test_conflicts_are_reported_and_nothing_is_overwritten(
-    source: holdfast.Storage, empty: Callable[[], holdfast.Storage]
+    source: moorage.Storage, empty: Callable[[], moorage.Storage]
 ) -> None:
     dump = dumped(source)
     target = empty()
@@ -217,7 +217,7 @@ def test_conflicts_are_reported_and_nothing_is_overwritten(
     assert [one.worker for one in target.fetch_trials(experiment, limit=3)] == ["changed here"] * 3
 
 
-def test_a_taken_name_is_a_conflict(source: holdfast.Storage, empty: Callable[[], holdfast.Storage]) -> None:
+def test_a_taken_name_is_a_conflict(source: moorage.Storage, empty: Callable[[], moorage.Storage]) -> None:
     target = empty()
     target.add_resource(name="gpu0", kind="another")
     loaded = transfer.copy(source, target)
@@ -226,7 +226,7 @@ def test_a_taken_name_is_a_conflict(source: holdfast.Storage, empty: Callable[[]
     assert target.fetch_resources()[0].kind == "another"
 
 
-def test_a_damaged_dump_is_refused(source: holdfast.Storage, empty: Callable[[], holdfast.Storage]) -> None:
+def test_a_damaged_dump_is_refused(source: moorage.Storage, empty: Callable[[], moorage.Storage]) -> None:
     whole = lines(dumped(source))
     place = next(place for place, line in enumerate(whole) if b'"trials"' in line and b'"x":0.1' in line)
     altered = [*whole[:place], whole[place].replace(b'"x":0.1', b'"x":0.2'), *whole[place + 1 :]]
@@ -250,8 +250,8 @@ def test_a_damaged_dump_is_refused(source: holdfast.Storage, empty: Callable[[],
         "[]",
     ],
 )
-def test_values_that_databases_do_not_keep_are_refused(empty: Callable[[], holdfast.Storage], body: str) -> None:
-    header = b'{"holdfast":"dump","format":1,"schema":1}\n'
+def test_values_that_databases_do_not_keep_are_refused(empty: Callable[[], moorage.Storage], body: str) -> None:
+    header = b'{"moorage":"dump","format":1,"schema":1}\n'
     line = f'{{"collection":"trials","id":"x","body":{body}}}\n'.encode()
     storage = empty()
     with pytest.raises(StorageDamaged, match="line 2"):
@@ -259,20 +259,20 @@ def test_values_that_databases_do_not_keep_are_refused(empty: Callable[[], holdf
     assert storage.is_empty()
 
 
-@pytest.mark.parametrize("line", [b"", b"hello\n", b"{}\n", b'{"holdfast":"dump"}\n', b"\xff\xfe\n"])
-def test_what_is_no_dump_is_refused(empty: Callable[[], holdfast.Storage], line: bytes) -> None:
+@pytest.mark.parametrize("line", [b"", b"hello\n", b"{}\n", b'{"moorage":"dump"}\n', b"\xff\xfe\n"])
+def test_what_is_no_dump_is_refused(empty: Callable[[], moorage.Storage], line: bytes) -> None:
     with pytest.raises(StorageDamaged):
         transfer.load(empty(), io.BytesIO(line))
 
 
 @pytest.mark.parametrize("newer", [{"format": 99, "schema": 1}, {"format": 1, "schema": 99}])
-def test_dumps_of_a_newer_release_are_refused(empty: Callable[[], holdfast.Storage], newer: dict[str, int]) -> None:
-    header = json.dumps({"holdfast": "dump", **newer}).encode() + b"\n"
-    with pytest.raises(SchemaMismatch, match="newer Holdfast"):
+def test_dumps_of_a_newer_release_are_refused(empty: Callable[[], moorage.Storage], newer: dict[str, int]) -> None:
+    header = json.dumps({"moorage": "dump", **newer}).encode() + b"\n"
+    with pytest.raises(SchemaMismatch, match="newer Moorage"):
         transfer.load(empty(), io.BytesIO(header))
 
 
-def test_progress_counts_every_document(source: holdfast.Storage, empty: Callable[[], holdfast.Storage]) -> None:
+def test_progress_counts_every_document(source: moorage.Storage, empty: Callable[[], moorage.Storage]) -> None:
     total = sum(transfer.count(source).values())
     steps: list[int] = []
     transfer.dump(source, io.BytesIO(), progress=steps.append)
@@ -283,7 +283,7 @@ def test_progress_counts_every_document(source: holdfast.Storage, empty: Callabl
 
 
 def test_pages_stay_small_where_documents_are_large(
-    empty: Callable[[], holdfast.Storage], monkeypatch: pytest.MonkeyPatch
+    empty: Callable[[], moorage.Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = empty()
     for place in range(120):
@@ -291,7 +291,7 @@ def test_pages_stay_small_where_documents_are_large(
     sizes: list[int] = []
     find = storage.driver.find
 
-    def counting(*arguments: object, **named: object) -> list[holdfast.Document]:
+    def counting(*arguments: object, **named: object) -> list[moorage.Document]:
         found = find(*arguments, **named)  # type: ignore[arg-type]
         sizes.append(len(found))
         return found

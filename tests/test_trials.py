@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-import holdfast
+import moorage
 from doubles import FaultyDriver, in_threads, needs_clock, storage_over
-from holdfast import (
+from moorage import (
     TRIAL_TRANSITIONS,
     Capability,
     Experiment,
@@ -23,7 +23,7 @@ from holdfast import (
     TrialStatus,
     derive_trial_id,
 )
-from holdfast.errors import (
+from moorage.errors import (
     ConflictingArguments,
     DuplicateTrial,
     EncodingError,
@@ -46,7 +46,7 @@ STATUSES = list(TrialStatus)
 
 @pytest.fixture
 def memory() -> Iterator[Storage]:
-    with holdfast.connect("memory://") as opened:
+    with moorage.connect("memory://") as opened:
         yield opened
 
 
@@ -660,7 +660,7 @@ def test_one_of_many_recovers_a_lost_trial(storage: Storage) -> None:
 def test_without_a_shared_clock_a_trial_is_watched_before_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of the watcher is turned by hand."""
     now = [1000.0]
-    monkeypatch.setattr(holdfast.leases, "elapsed", lambda: now[0])
+    monkeypatch.setattr(moorage.leases, "elapsed", lambda: now[0])
     driver = FaultyDriver(without=[Capability.SERVER_CLOCK])
     storage = storage_over(driver)
     experiment = with_trials(storage, 2, heartbeat_timeout=60)
@@ -781,7 +781,7 @@ def test_the_best_trial(
 
 def test_iterating_reads_every_trial_once_however_small_the_pages(storage: Storage) -> None:
     experiment = with_trials(storage, 11)
-    storage.driver.patch(holdfast.schema.TRIALS, holdfast.filters.equal(experiment=experiment.id), {"sequence": 5})
+    storage.driver.patch(moorage.schema.TRIALS, moorage.filters.equal(experiment=experiment.id), {"sequence": 5})
     storage.register_trials(experiment, [{"x": place} for place in range(11, 15)])
     everything = sorted(xs(storage.fetch_trials(experiment)))
     for batch in (1, 2, 3, 11, 14, 15, 16, 1000):

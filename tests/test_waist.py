@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doubles import FAULTS, Fault, FaultyDriver, OverridingFaultyDriver, storage_over
-from holdfast import Capability, Instant, Measurement, Storage, Trial, keeper
-from holdfast.errors import FailedUpdate, HoldfastError, OutcomeUnknown, Unavailable
-from holdfast.schema import SCHEMA
+from moorage import Capability, Instant, Measurement, Storage, Trial, keeper
+from moorage.errors import FailedUpdate, MoorageError, OutcomeUnknown, Unavailable
+from moorage.schema import SCHEMA
 
 LARGE = "x" * (2**20)
 VOLATILE = {
@@ -168,7 +168,7 @@ def outcome(verb: Verb, storage: Storage, *, unknown: str | None = None) -> obje
         if unknown is None:
             raise
         return unknown
-    except HoldfastError as error:
+    except MoorageError as error:
         return type(error).__name__
 
 
@@ -288,7 +288,7 @@ def test_somebody_elses_document_of_the_same_id_is_not_taken_for_ours() -> None:
     driver = OverridingFaultyDriver()
     storage = prepared(driver)
     driver.begin({0: "unknown without effect"})
-    with pytest.raises(HoldfastError, match="stored already"):
+    with pytest.raises(MoorageError, match="stored already"):
         storage.create_experiment(id="e", name="other")
     driver.begin({0: "unknown without effect"})
     assert storage.register_trials("e", [Trial(id="t1", params={"x": 1})], duplicates="skip") == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast import Document
-from holdfast.schema import Collection, Field
+from moorage import Document
+from moorage.schema import Collection, Field
 
 if TYPE_CHECKING:
-    from holdfast.codec import Plain
+    from moorage.codec import Plain
 
 THINGS = Collection(
     name="things",

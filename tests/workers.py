@@ -11,9 +11,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import holdfast
-from holdfast.errors import LockLost, ReservationLost
-from holdfast.statuses import PENDING
+import moorage
+from moorage.errors import LockLost, ReservationLost
+from moorage.statuses import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +23,12 @@ def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def unfinished(storage: holdfast.Storage, experiment: str) -> int:
+def unfinished(storage: moorage.Storage, experiment: str) -> int:
     counts = storage.count_trials(experiment)
-    return counts[holdfast.TrialStatus.RESERVED] + sum(counts[status] for status in PENDING)
+    return counts[moorage.TrialStatus.RESERVED] + sum(counts[status] for status in PENDING)
 
 
-def reserve_all(storage: holdfast.Storage, experiment: str, worker: str) -> None:
+def reserve_all(storage: moorage.Storage, experiment: str, worker: str) -> None:
     """Reserve until nothing is pending."""
     say(ready=True)
     sys.stdin.readline()
@@ -36,7 +36,7 @@ def reserve_all(storage: holdfast.Storage, experiment: str, worker: str) -> None
         say(reserved=trial.id, token=trial.token)
 
 
-def work(storage: holdfast.Storage, experiment: str, worker: str) -> None:
+def work(storage: moorage.Storage, experiment: str, worker: str) -> None:
     """Reserve, measure and complete, until there is nothing left to do; made to be killed at any moment."""
     say(ready=True)
     while unfinished(storage, experiment):
@@ -55,7 +55,7 @@ def work(storage: holdfast.Storage, experiment: str, worker: str) -> None:
             say(lost=trial.id, token=trial.token)
 
 
-def hold_lock(storage: holdfast.Storage, experiment: str, seconds: str) -> None:
+def hold_lock(storage: moorage.Storage, experiment: str, seconds: str) -> None:
     """Hold the algorithm lock, and say so; then try to save."""
     try:
         with storage.acquire_algorithm_lock(experiment, timeout=30) as algorithm:
@@ -67,7 +67,7 @@ def hold_lock(storage: holdfast.Storage, experiment: str, seconds: str) -> None:
         say(lock_lost=True)
 
 
-def count_up(storage: holdfast.Storage, experiment: str, times: str) -> None:
+def count_up(storage: moorage.Storage, experiment: str, times: str) -> None:
     """Add one to the number in the algorithm's state, again and again."""
     say(ready=True)
     sys.stdin.readline()
@@ -79,7 +79,7 @@ def count_up(storage: holdfast.Storage, experiment: str, times: str) -> None:
         say(counted=True)
 
 
-def register_same(storage: holdfast.Storage, experiment: str, count: str) -> None:
+def register_same(storage: moorage.Storage, experiment: str, count: str) -> None:
     """Register the trials 0, 1, 2, … that all others register as well."""
     say(ready=True)
     sys.stdin.readline()
@@ -88,7 +88,7 @@ def register_same(storage: holdfast.Storage, experiment: str, count: str) -> Non
         say(registered=number, mine=len(kept))
 
 
-def take(storage: holdfast.Storage, kind: str, worker: str) -> None:
+def take(storage: moorage.Storage, kind: str, worker: str) -> None:
     """Take a resource and give it back, again and again, and say when it was held."""
     say(ready=True)
     sys.stdin.readline()
@@ -102,7 +102,7 @@ def take(storage: holdfast.Storage, kind: str, worker: str) -> None:
             say(held=resource.name, since=since, until=until)
 
 
-ROLES: dict[str, Callable[[holdfast.Storage, str, str], None]] = {
+ROLES: dict[str, Callable[[moorage.Storage, str, str], None]] = {
     "reserve_all": reserve_all,
     "work": work,
     "hold_lock": hold_lock,
@@ -113,5 +113,5 @@ ROLES: dict[str, Callable[[holdfast.Storage, str, str], None]] = {
 
 if __name__ == "__main__":
     role, url, subject, argument, ttl = sys.argv[1:]
-    with holdfast.connect(url, lock_ttl=float(ttl)) as opened:
+    with moorage.connect(url, lock_ttl=float(ttl)) as opened:
         ROLES[role](opened, subject, argument)

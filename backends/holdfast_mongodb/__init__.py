@@ -1,1 +1,0 @@
-"""The MongoDB backend of Holdfast; see `holdfast_mongodb.driver`."""

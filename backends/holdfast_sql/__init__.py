@@ -1,1 +1,0 @@
-"""SQL databases as a Holdfast backend, through SQLAlchemy Core."""

@@ -1,0 +1,1 @@
+"""The MongoDB backend of Moorage; see `moorage_mongodb.driver`."""

@@ -1,0 +1,1 @@
+"""SQL databases as a Moorage backend, through SQLAlchemy Core."""

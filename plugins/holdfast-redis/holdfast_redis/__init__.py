@@ -1,1 +1,0 @@
-"""A Holdfast backend that keeps everything in one Redis server; see `holdfast_redis.driver`."""
