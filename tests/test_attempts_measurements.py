@@ -20,6 +20,7 @@ from moorage.errors import (
     MissingArguments,
     TrialNotFound,
 )
+from moorage.protocol.measurements import MEASUREMENT_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,7 +173,7 @@ def test_no_float_is_changed(storage: Storage) -> None:
 
 def test_thousands_in_one_call_and_in_several_parts(storage: Storage) -> None:
     trial = storage.reserve_trial(with_trials(storage))
-    count = moorage.storage.MEASUREMENT_BATCH + 3
+    count = MEASUREMENT_BATCH + 3
     assert storage.add_measurements(trial, (loss(step / 2, step) for step in range(count))) == count
     assert values(storage.fetch_measurements(trial)) == [step / 2 for step in range(count)]
 

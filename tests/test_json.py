@@ -730,7 +730,7 @@ def test_erase_removes_all_that_belongs_to_a_storage_and_nothing_else(path: Path
     assert beside(path) == ["runs.json.mine"]
     erased(path)
     erased(tmp_path / "runs.json.mine" / "x.json")
-    for damaged in (b"", b'{\n  "hold', b'{"moorage": {}, "things": 5}'):
+    for damaged in (b"", b'{\n  "moor', b'{"moorage": {}, "things": 5}'):
         path.write_bytes(damaged)
         erased(path)
         assert not path.exists()

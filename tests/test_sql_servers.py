@@ -15,7 +15,7 @@ from moorage.driver import Capability, Increment
 from moorage.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
 from moorage.filters import equal
 from moorage.plugins import plugins
-from moorage.reading import IN_ORDER
+from moorage.protocol.asking import IN_ORDER
 from moorage.schema import SCHEMA as MOORAGE_SCHEMA
 from moorage.schema import TRIALS
 from moorage.url import StorageURL

@@ -20,7 +20,7 @@ from moorage.events import (
 )
 from moorage.lock import LockedAlgorithmState
 from moorage.plugins import Backend, Option, hookimpl
-from moorage.reading import ReadOnlyStorage
+from moorage.protocol import ReadOnlyStorage, Run, Storage
 from moorage.records import (
     AlgorithmState,
     Attempt,
@@ -35,9 +35,7 @@ from moorage.records import (
     Trial,
     derive_trial_id,
 )
-from moorage.running import Run
 from moorage.statuses import EXPERIMENT_TRANSITIONS, TRIAL_TRANSITIONS, ExperimentStatus, TrialStatus
-from moorage.storage import Storage
 from moorage.url import StorageURL
 
 __version__ = "0.1.0"

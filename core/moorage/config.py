@@ -27,9 +27,10 @@ import attrs
 from moorage.errors import ConfigurationError, InvalidType
 from moorage.filters import suggest
 from moorage.plugins import plugins
-from moorage.reading import ReadOnlyStorage, StorageOptions
+from moorage.protocol import Storage
+from moorage.protocol.base import StorageOptions
+from moorage.protocol.storage import ReadOnlyStorage
 from moorage.schema import SCHEMA
-from moorage.storage import Storage
 from moorage.url import StorageURL
 
 if TYPE_CHECKING:

@@ -293,9 +293,6 @@ class Plugins:
 @functools.cache
 def plugins() -> Plugins:
     """The plugins of this process, discovered at the first call."""
-    from moorage import memory
-
     found = Plugins()
-    found.register(memory, "memory")
     found.discover()
     return found

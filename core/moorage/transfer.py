@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, TypeAlias
 
     from moorage.codec import Plain
-    from moorage.reading import ReadOnlyStorage
-    from moorage.storage import Storage
+    from moorage.protocol import ReadOnlyStorage, Storage
 
     Progress: TypeAlias = Callable[[int], None]
     """Called with how many more documents are done."""

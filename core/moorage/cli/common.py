@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moorage.codec import Plain
-    from moorage.reading import ReadOnlyStorage
-    from moorage.storage import Storage
+    from moorage.protocol import ReadOnlyStorage, Storage
 
 FAILED, USAGE, NOT_FOUND, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
 """Exit codes besides 0; the help of the program documents them."""

@@ -37,8 +37,8 @@ from moorage.schema import SCHEMA
 from moorage.statuses import TrialStatus
 
 if TYPE_CHECKING:
+    from moorage.protocol import Storage
     from moorage.records import Experiment, Trial
-    from moorage.storage import Storage
 
 
 def add_to(app: typer.Typer) -> None:

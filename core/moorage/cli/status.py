@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import Experiment, Trial
 
 WINDOW = 100

@@ -27,7 +27,7 @@ from moorage.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.transfer import Loaded, Written
 
 

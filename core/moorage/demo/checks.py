@@ -12,7 +12,7 @@ from moorage.statuses import TrialStatus
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import Attempt, Experiment, Trial
 
 _SHORT = 8

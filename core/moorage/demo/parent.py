@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moorage.config import Settings
-    from moorage.storage import Storage
+    from moorage.protocol import Storage
 
 NAME = "digits-demo"
 """Of the experiment; each demonstration on the same storage is a version of its own."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from moorage.demo.fleet import Worker
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import AlgorithmState, Experiment, Measurement, Trial
 
 _EVENTS = 6

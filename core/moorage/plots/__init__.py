@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moorage.plots.study import Study
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import Experiment
 
 FORMATS = (".png", ".svg", ".pdf", ".html")

@@ -16,7 +16,7 @@ from moorage.statuses import TrialStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from moorage.reading import ReadOnlyStorage
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import Experiment, Trial
 
 _LOG_PRIORS = ("loguniform", "reciprocal", "lognormal", "log_uniform", "logUniform")

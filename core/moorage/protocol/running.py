@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from moorage.errors import FailedUpdate, ReservationLost
-from moorage.records import Measurement, Results, Trial, measured
+from moorage.protocol.measurements import WriteMeasurements
+from moorage.protocol.reservations import WriteReservations
+from moorage.protocol.trials import WriteTrials
+from moorage.records import Experiment, Measurement, Results, Trial, measured
 from moorage.statuses import TrialStatus
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from moorage.keeper import Duty
-    from moorage.storage import Storage
+    from moorage.protocol.asking import TrialOrId
 
 logger = logging.getLogger("moorage")
 
@@ -33,7 +36,7 @@ class Run:
         trial: as it was reserved.
     """
 
-    def __init__(self, storage: Storage, trial: Trial, interval: float) -> None:
+    def __init__(self, storage: RunTrials, trial: Trial, interval: float) -> None:
         self.trial = trial
         self._storage = storage
         self._interval = interval
@@ -133,3 +136,26 @@ def _describe(error: BaseException) -> str:
     text = f"{first}\n\n{''.join(traceback.format_exception(error))}"
     cleaned = text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
     return cleaned[:_ERROR_LIMIT]
+
+
+class RunTrials(WriteReservations, WriteTrials, WriteMeasurements):
+    """The verb that runs a trial."""
+
+    def running(
+        self, trial: TrialOrId = None, *, experiment_uid: Experiment | str | None = None, uid: str | None = None
+    ) -> Run:
+        """Run a reserved trial: heartbeats, measurements, results and the end, in a ``with`` block; see `Run`.
+
+        Args:
+            trial: the record from `reserve_trial`; given an id, the reservation that is stored now is meant.
+            experiment_uid: the experiment of a trial given by id.
+            uid: the id, in place of ``trial``.
+
+        Raises:
+            FailedUpdate: the trial is not reserved.
+        """
+        reserved = self._at_hand(trial, experiment_uid, uid)
+        if reserved.status is not TrialStatus.RESERVED:
+            raise FailedUpdate(f"trial {reserved.id!r} is {reserved.status}; only one from reserve_trial can be run")
+        timeout = self._experiment(cast("str", reserved.experiment)).heartbeat_timeout
+        return Run(self, reserved, timeout / 4)
