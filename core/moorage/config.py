@@ -151,7 +151,7 @@ def find_settings(url: object = None, profile: str | None = None) -> Settings:
     if isinstance(url, Mapping):
         return _of_table(url, "the configuration given", None)
     if url is not None:
-        raise InvalidType(f"a storage is given as a URL or a dict, not {type(url).__name__}: {url!r:.80}")
+        raise InvalidType(f"a storage is given as a URL or a dict, not {type(url).__name__}")
     if profile is None and (text := os.environ.get(URL_VARIABLE)):
         return Settings(url=StorageURL.parse(text), options={}, source=f"the environment variable {URL_VARIABLE}")
     profile = profile or os.environ.get(PROFILE_VARIABLE) or None
