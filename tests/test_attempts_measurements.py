@@ -12,7 +12,6 @@ import pytest
 import moorage
 from moorage import Measurement, Resource, Storage, Trial
 from moorage.errors import (
-    AttemptNotFound,
     ConflictingArguments,
     FailedUpdate,
     InvalidArgument,
@@ -73,12 +72,13 @@ def test_each_execution_adds_an_attempt(storage: Storage) -> None:
 
 def test_an_attempt_is_started_once_and_ended_once(storage: Storage) -> None:
     trial = storage.reserve_trial(with_trials(storage))
-    with pytest.raises(AttemptNotFound, match=f"no attempt 1 of trial {trial.id!r} was started"):
-        storage.end_attempt(trial, "completed")
-    storage.start_attempt(trial)
-    storage.start_attempt(trial)
     assert len(storage.fetch_attempts(trial)) == 1
+    storage.start_attempt(trial)
+    storage.start_attempt(trial, resource="gpu0")
+    assert [one.resource for one in storage.fetch_attempts(trial)] == ["gpu0"]
     storage.end_attempt(trial, "completed")
+    storage.end_attempt(trial, "completed", "in time")
+    assert storage.fetch_attempts(trial)[0].error == "in time"
     with pytest.raises(FailedUpdate, match="has ended already: completed"):
         storage.end_attempt(trial, "broken")
     assert storage.fetch_attempts(trial)[0].outcome == "completed"
@@ -150,8 +150,8 @@ def test_measurements_come_in_order_of_name_and_step(storage: Storage) -> None:
         ("Loss", 0.25),
         ("accuracy", 1.0),
         ("loss", 0.9),
-        ("loss", 0.6),
         ("loss", 0.5),
+        ("loss", 0.6),
         ("loss", 0.3),
         ("loss", 0.1),
     ]

@@ -29,6 +29,7 @@ from moorage.cli import app, common
 from moorage.cli.look import parse_conditions
 from moorage.errors import InvalidQuery
 from moorage.plugins import BrokenPlugin, plugins
+from moorage.schema import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,11 +190,11 @@ def test_backends_tell_what_is_missing_and_what_is_broken(monkeypatch: pytest.Mo
 
 def test_info(digits: moorage.Experiment) -> None:
     told = run("info", columns=80).stdout
-    for words in ("backend", "sqlite", "durable", "version 1", "size", "trials", "12"):
+    for words in ("backend", "sqlite", "durable", f"version {SCHEMA.version}", "size", "trials", "12"):
         assert words in told
     listed = json.loads(run("info", os.environ["MOORAGE_STORAGE"], "--json").stdout)
     assert listed["counts"]["trials"] == 12
-    assert listed["schema"] == 1
+    assert listed["schema"] == SCHEMA.version
     assert listed["size"] > 0
     assert listed["latency_ms"] > 0
     assert "shared" in listed["capabilities"]
@@ -230,7 +231,7 @@ def test_no_secret_is_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_upgrade(storage: moorage.Storage) -> None:
     url = os.environ["MOORAGE_STORAGE"]
-    assert "already current: schema 1" in run("upgrade", url).stdout
+    assert f"already current: schema {SCHEMA.version}" in run("upgrade", url).stdout
     storage.close()
     path = url.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
@@ -238,7 +239,7 @@ def test_upgrade(storage: moorage.Storage) -> None:
         schema = next(name for name in tables if "schema" in name)
         connection.execute(f"UPDATE {schema} SET version = 0")
     assert "upgrade" in run("experiments", code=1).stderr
-    assert "from schema 0 to 1" in run("upgrade", url).stdout
+    assert f"from schema 0 to {SCHEMA.version}" in run("upgrade", url).stdout
     assert "already current" in run("upgrade", url).stdout
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE {schema} SET version = 99")
@@ -540,7 +541,7 @@ def test_dump_load_and_copy(digits: moorage.Experiment, storage: moorage.Storage
     assert "exists" not in run("dump", "backup.jsonl", "--force").stderr
     assert digest[1] in run("load", "backup.jsonl", "-s", "sqlite:///loaded.db").stderr
     again = run("load", "backup.jsonl", "-s", "sqlite:///loaded.db").stderr
-    assert "13 were stored already" in again
+    assert "14 were stored already" in again
     assert digest[1] in run("copy", os.environ["MOORAGE_STORAGE"], "sqlite:///copied.db").stderr
     piped = run("dump")
     assert run("load", "-", "-s", "sqlite:///piped.db", stdin=piped.stdout_bytes).exit_code == 0

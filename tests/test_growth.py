@@ -95,7 +95,7 @@ VERBS: dict[str, Callable[[Storage, Experiment], object]] = {
     "the best three": lambda storage, experiment: storage.fetch_trials(
         experiment, where={"status": "completed", "objective": {"$ne": None}}, order="objective", limit=3
     ),
-    "the last three": lambda storage, experiment: storage.fetch_trials(experiment, order="-sequence", limit=3),
+    "the last three": lambda storage, experiment: storage.fetch_trials(experiment, order="-number", limit=3),
     "the first three pending": lambda storage, experiment: storage.fetch_trials(
         experiment, where={"status": "new"}, limit=3
     ),

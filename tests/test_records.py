@@ -542,7 +542,7 @@ def test_trials_come_back(storage: Storage, trials: list[Trial]) -> None:
     emptied(storage)
     experiment = storage.create_experiment(name="e")
     registered = storage.register_trials(experiment, trials)
-    expected = [attrs.evolve(one, experiment=experiment.id) for one in trials]
+    expected = [attrs.evolve(one, experiment=experiment.id, number=place) for place, one in enumerate(trials)]
     for one, other in zip(registered, expected, strict=True):
         assert_same_record(one, other)
         assert one.params.types == other.params.types

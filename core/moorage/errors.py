@@ -108,6 +108,18 @@ class DuplicateTrial(Duplicate):
         self.refused = tuple(refused)
 
 
+class TrialLimitReached(MoorageError, ValueError):
+    """The experiment has as many trials as its ``max_trials`` allows.
+
+    Attributes:
+        refused: the ids that were refused; all others of the same batch have been registered.
+    """
+
+    def __init__(self, message: str, refused: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.refused = tuple(refused)
+
+
 class DuplicateResource(Duplicate):
     """A resource of this name is stored already."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import attrs
 
 from moorage import codec, schema
 from moorage.driver import Document
+from moorage.errors import EncodingError
 from moorage.records import (
     Attempt,
     Benchmark,
@@ -25,7 +26,6 @@ from moorage.statuses import PENDING, ExperimentStatus, TrialStatus
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable
 
     from moorage.codec import Plain
     from moorage.schema import Collection
@@ -72,6 +72,9 @@ class _Identified(Protocol):
 
 T = TypeVar("T", bound=_Identified)
 
+_ABSENT: Mapping[str, Callable[[], object]] = {"metadata": dict, "directions": dict, "tags": list}
+"""What an older document has not, and a record has."""
+
 
 class Mapper(Generic[T]):
     """Turns records of one class into documents of one collection and back."""
@@ -87,7 +90,7 @@ class Mapper(Generic[T]):
 
     def fields(self, record: T) -> dict[str, Plain]:
         """The fields of a record as they are stored."""
-        values = {name: getattr(record, name) for name in self._names if name != "id"}
+        values = {name: getattr(record, name) for name in self._names if name not in ("id", "revision")}
         return self.encode(values)
 
     def encode(self, values: Mapping[str, object]) -> dict[str, Plain]:
@@ -118,7 +121,8 @@ class Mapper(Generic[T]):
         for name, kind in zip(self._names, self._kinds, strict=True):
             value = document.id if name == "id" else body.get(name)
             if value is None:
-                values.append(None)
+                absent = _ABSENT.get(name)
+                values.append(document.revision if name == "revision" else None if absent is None else absent())
             elif kind == "json":
                 values.append(codec.decode(value))
             elif kind == "time":
@@ -151,15 +155,32 @@ _restore_trial = restorer(Trial, _TRIAL_FIELDS)
 _TRIAL_STATUSES = {str(status): status for status in TrialStatus}
 
 
+def encode_named(what: str, values: Mapping[str, object]) -> Plain:
+    """Named values as they are stored.
+
+    Raises:
+        EncodingError: one cannot be stored; the message names it.
+    """
+    try:
+        return codec.encode(dict(values))
+    except EncodingError:
+        for name, value in values.items():
+            try:
+                codec.encode(value)
+            except EncodingError as error:
+                raise EncodingError(f"{what} {name!r}: {error}") from None
+        raise
+
+
 def param_fields(params: Params) -> dict[str, Plain]:
     """The params of a trial as they are stored; types only where they are not what the values tell."""
-    return {"params": codec.encode(dict(params)), "param_types": _told_types(params, params.types)}
+    return {"params": encode_named("param", params), "param_types": _told_types(params, params.types)}
 
 
 def result_fields(results: Results) -> dict[str, Plain]:
     """The results of a trial as they are stored, with the objective as a field to order by."""
     return {
-        "results": codec.encode(dict(results)),
+        "results": encode_named("result", results),
         "result_types": _told_types(results, results.types),
         "objective": sortable(results.objective),
     }
@@ -170,7 +191,7 @@ def _told_types(values: Params | Results, types: Mapping[str, str]) -> Plain:
     return codec.encode(told) if told else None
 
 
-def trial_document(trial: Trial, experiment: str, *, sequence: int) -> Document:
+def trial_document(trial: Trial, experiment: str, *, sequence: int, write: str | None = None) -> Document:
     """A new document of a trial; ``sequence`` is its place in the queue."""
     return Document(
         trial_key(experiment, trial.id),
@@ -192,9 +213,40 @@ def trial_document(trial: Trial, experiment: str, *, sequence: int) -> Document:
             "working_directory": trial.working_directory,
             "resource": trial.resource,
             "error": trial.error,
+            "number": trial.number,
+            "metadata": encode_named("metadata", trial.metadata),
+            "stop_requested": time_or_none(trial.stop_requested),
+            "measured": 0,
             "beat": None,
             "clock": None,
-            "write": None,
+            "write": write,
+        },
+    )
+
+
+def attempt_id(trial_key: str, number: int) -> str:
+    """The id of an execution: that of the trial's document, and the token of the reservation."""
+    return f"{trial_key}#{number}"
+
+
+def attempt_document(trial: Document, *, write: str) -> Document:
+    """A new document of the execution of a trial that has just been reserved."""
+    body = trial.body
+    number = cast("int", body["token"])
+    return Document(
+        attempt_id(trial.id, number),
+        {
+            "experiment": body["experiment"],
+            "trial": body["trial"],
+            "number": number,
+            "worker": body.get("worker"),
+            "resource": body.get("resource"),
+            "outcome": None,
+            "error": None,
+            "started": body.get("start_time"),
+            "ended": None,
+            "metadata": {},
+            "write": write,
         },
     )
 
@@ -215,6 +267,7 @@ def trial_record(document: Document) -> Trial:
     body = document.body
     get = body.get
     submit, start, end, heartbeat = get("submit_time"), get("start_time"), get("end_time"), get("heartbeat")
+    metadata, stop = get("metadata"), get("stop_requested")
     parse = codec.decode_time
     return _restore_trial(
         (
@@ -233,6 +286,10 @@ def trial_record(document: Document) -> Trial:
             get("resource"),
             get("error"),
             get("token"),
+            get("number"),
+            codec.decode(metadata) if metadata else {},
+            parse(cast("str", stop)) if stop else None,
+            document.revision,
         )
     )
 
@@ -240,7 +297,9 @@ def trial_record(document: Document) -> Trial:
 _restore_measurement = restorer(Measurement, tuple(field.name for field in attrs.fields(Measurement)))
 
 
-def measurement_document(measurement: Measurement, experiment: str, trial: str, attempt: int) -> Document:
+def measurement_document(
+    measurement: Measurement, experiment: str, trial: str, attempt: int, sequence: int | None = None
+) -> Document:
     """A new document of a measurement; what is not finite is named beside the value that orders as it does."""
     body: dict[str, Plain] = {
         "experiment": experiment,
@@ -250,7 +309,10 @@ def measurement_document(measurement: Measurement, experiment: str, trial: str, 
         "value": sortable(measurement.value),
         "time": codec.encode_time(measurement.time),
         "attempt": attempt,
+        "sequence": sequence,
     }
+    if measurement.metadata:
+        body["metadata"] = encode_named("metadata", measurement.metadata)
     if not math.isfinite(measurement.value) or (not measurement.value and math.copysign(1, measurement.value) < 0):
         body["nonfinite"] = repr(measurement.value)  # or -0.0, of which MariaDB drops the sign
     return Document(measurement.id, body)
@@ -259,7 +321,7 @@ def measurement_document(measurement: Measurement, experiment: str, trial: str, 
 def measurement_record(document: Document) -> Measurement:
     """The measurement of a document."""
     body = document.body
-    nonfinite = body.get("nonfinite")
+    nonfinite, metadata = body.get("nonfinite"), body.get("metadata")
     value = body["value"] if nonfinite is None else cast("str", nonfinite)
     return _restore_measurement(
         (
@@ -271,5 +333,6 @@ def measurement_record(document: Document) -> Measurement:
             codec.decode_time(cast("str", body["time"])),
             body["attempt"],
             document.id,
+            codec.decode(metadata) if metadata else {},
         )
     )

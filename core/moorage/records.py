@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 ResultType: TypeAlias = Literal["objective", "constraint", "gradient", "statistic"]
 
+DEFAULT_MAX_ATTEMPTS = 3
+"""How often a trial may be reserved without coming to an end by itself."""
+
 DEFAULT_HEARTBEAT_TIMEOUT = 120.0
 """Seconds after which a reserved trial without a heartbeat counts as lost."""
 
@@ -130,6 +133,21 @@ def _names(instance: object, attribute: attrs.Attribute[Any], value: object) -> 
         raise InvalidType(f"{label} must be a dict, not {type(value).__name__}: {shown(value)}")
     for name in value:
         check_text(f"a name in {label}", name)
+
+
+def _texts(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    _list(instance, attribute, value)
+    for one in cast("list[object]", value):
+        check_text(f"one of {_owner(instance, attribute)}", one)
+
+
+def _directions(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    _names(instance, attribute, value)
+    for name, direction in cast("Mapping[str, object]", value).items():
+        if direction not in ("minimize", "maximize"):
+            raise InvalidArgument(
+                f"{_owner(instance, attribute)} of {name!r} must be 'minimize' or 'maximize', not {shown(direction)}"
+            )
 
 
 def _list(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -444,13 +462,21 @@ class Experiment:
         space: the search space, see `moorage.space`.
         algorithm: the configuration of the proposing algorithm.
         metadata: anything else that can be stored.
-        max_trials: how many completed trials are wanted; None for no bound. For tuners to read: nothing stops.
-        max_broken: after how many broken trials to give up; None for no bound. For tuners to read.
-        heartbeat_timeout: seconds without a heartbeat after which a reserved trial counts as lost.
+        tags: words to find it by.
+        directions: the objectives and which way is better, as in ``{"loss": "minimize", "accuracy": "maximize"}``;
+            empty for one objective that is minimized.
+        max_trials: how many trials may come to a good end: those that are completed, pruned, pending or reserved never
+            exceed it, so registration refuses more. None for no bound.
+        max_broken: after how many broken trials no more are handed out; None for no bound.
+        max_attempts: how often a trial may be reserved without coming to an end by itself (its worker died, or was
+            interrupted) before it counts as broken; None for no bound.
+        heartbeat_timeout: seconds without a heartbeat after which a reserved trial counts as lost; None for never.
         working_directory: where its files are.
         parent: the id of the experiment that it continues.
         error: the first error logged.
         created, started, ended: times.
+        stop_requested: when somebody asked its workers to stop, or None.
+        revision: grows with each change of what is stored; what ``if_revision`` compares.
     """
 
     id: str = attrs.field(factory=new_id, validator=_text(128))
@@ -461,10 +487,13 @@ class Experiment:
     space: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
     algorithm: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
     metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    tags: list[str] = attrs.field(factory=list, validator=_texts)
+    directions: Mapping[str, str] = attrs.field(factory=dict, validator=_directions)
     max_trials: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
     max_broken: int | None = attrs.field(default=None, validator=_optional(_integer(1)))
-    heartbeat_timeout: float = attrs.field(
-        default=DEFAULT_HEARTBEAT_TIMEOUT, converter=_to_seconds, validator=_positive
+    max_attempts: int | None = attrs.field(default=DEFAULT_MAX_ATTEMPTS, validator=_optional(_integer(1)))
+    heartbeat_timeout: float | None = attrs.field(
+        default=DEFAULT_HEARTBEAT_TIMEOUT, converter=_to_seconds_or_none, validator=_optional(_positive)
     )
     working_directory: str | None = attrs.field(default=None, validator=_optional(_text(None)))
     parent: str | None = attrs.field(default=None, validator=_optional(_text()))
@@ -472,6 +501,8 @@ class Experiment:
     created: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
     started: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
     ended: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    stop_requested: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    revision: int = attrs.field(default=1, validator=_integer(1), eq=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -509,6 +540,11 @@ class Trial:
         resource: what it runs on.
         error: why it was broken or interrupted.
         token: the fencing token: how often it has been reserved. Who holds an older one cannot write to it.
+        number: its place among the trials of its experiment: 0, 1, 2, … in the order of registration, without gaps and
+            never given twice; None before it is registered.
+        metadata: anything else that can be stored, by name.
+        stop_requested: when somebody asked its worker to stop, or None.
+        revision: grows with each change of what is stored; what ``if_revision`` compares.
     """
 
     params: Params = attrs.field(factory=Params, converter=_to_params)
@@ -529,6 +565,10 @@ class Trial:
     resource: str | None = attrs.field(default=None, validator=_optional(_text()))
     error: str | None = attrs.field(default=None, validator=_optional(_text(None, empty=True)))
     token: int = attrs.field(default=0, validator=_integer(0))
+    number: int | None = attrs.field(default=None, validator=_optional(_integer(0)))
+    metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+    stop_requested: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    revision: int = attrs.field(default=1, validator=_integer(1), eq=False, repr=False)
 
     @property
     def objective(self) -> float | None:
@@ -548,9 +588,10 @@ class Attempt:
         experiment, trial: the ids.
         number: the fencing token of the reservation: 1 for the first execution.
         worker, resource: who ran it, and on what.
-        outcome: the status that the trial came to, or ``lost``; None while it runs.
+        outcome: the status that the trial came to, or ``lost``, ``stopped`` or ``timeout``; None while it runs.
         error: why it ended badly.
         started, ended: times.
+        metadata: anything else that can be stored, by name.
     """
 
     id: str = attrs.field(validator=_text(None))
@@ -563,6 +604,10 @@ class Attempt:
     error: str | None = attrs.field(default=None, validator=_optional(_text(None, empty=True)))
     started: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
     ended: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
+    metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
 
 @attrs.frozen(kw_only=True, field_transformer=_exact_fields)
@@ -577,6 +622,7 @@ class Measurement:
         time: when it was taken.
         attempt: the number of the execution that reported it.
         id: chosen by Moorage.
+        metadata: anything else that can be stored, by name.
     """
 
     name: str = attrs.field(validator=_text())
@@ -587,6 +633,10 @@ class Measurement:
     time: datetime.datetime = attrs.field(factory=utcnow, validator=_time, converter=_utc)
     attempt: int = attrs.field(default=0, validator=_integer(0))
     id: str = attrs.field(factory=new_id, validator=_text(128))
+    metadata: Mapping[str, object] = attrs.field(factory=dict, validator=_names)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     @value.validator
     def _check_value(self, attribute: attrs.Attribute[float], value: object) -> None:
@@ -625,6 +675,7 @@ class Resource:
         lease: seconds that it stays taken without being renewed; None when it is free.
         heartbeat: when it was taken or last renewed, for people to read.
         token: the fencing token: how often it has been taken.
+        revision: grows with each change of what is stored; what ``if_revision`` compares.
     """
 
     id: str = attrs.field(factory=new_id, validator=_text(128))
@@ -635,6 +686,7 @@ class Resource:
     lease: float | None = attrs.field(default=None, validator=_optional(_positive), converter=_to_seconds_or_none)
     heartbeat: datetime.datetime | None = attrs.field(default=None, validator=_optional(_time), converter=_utc)
     token: int = attrs.field(default=0, validator=_integer(0))
+    revision: int = attrs.field(default=1, validator=_integer(1), eq=False, repr=False)
 
     def __hash__(self) -> int:
         return hash(self.id)

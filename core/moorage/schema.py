@@ -102,14 +102,14 @@ EXPERIMENTS = Collection(
         *_fields("string", "name"),
         *_fields("integer", "version"),
         *_fields("string", "user status"),
-        *_fields("json", "space algorithm metadata"),
-        *_fields("integer", "max_trials max_broken"),
+        *_fields("json", "space algorithm metadata tags directions"),
+        *_fields("integer", "max_trials max_broken max_attempts"),
         *_fields("number", "heartbeat_timeout"),
         *_fields("string", "parent"),
         *_fields("text", "working_directory error"),
-        *_fields("time", "created started ended"),
+        *_fields("time", "created started ended stop_requested"),
         *_fields("boolean", "deleting", public=False),
-        *_fields("string", "write", public=False),
+        *_fields("string", "incarnation write", public=False),
     ),
     unique=(("name", "version"),),
 )
@@ -121,20 +121,21 @@ TRIALS = Collection(
         *_fields("json", "params results"),
         *_fields("number", "objective"),
         *_fields("string", "worker resource"),
-        *_fields("integer", "token"),
-        *_fields("time", "submit_time start_time end_time heartbeat"),
+        *_fields("integer", "number token"),
+        *_fields("time", "submit_time start_time end_time heartbeat stop_requested"),
         *_fields("text", "error working_directory"),
         *_fields("string", "parent"),
+        *_fields("json", "metadata"),
         *_fields("json", "param_types result_types", public=False),
         *_fields("boolean", "pending", public=False),
-        *_fields("integer", "sequence", public=False),
+        *_fields("integer", "sequence measured", public=False),
         *_fields("number", "beat", public=False),
         *_fields("string", "clock write", public=False),
     ),
+    unique=(("experiment", "number"),),
     indexes=(
         ("experiment", "pending", "sequence"),
-        ("experiment", "status", "objective", "sequence"),
-        ("experiment", "sequence"),
+        ("experiment", "status", "objective", "number"),
     ),
     tallies=(("experiment", "status"),),
 )
@@ -147,6 +148,7 @@ ATTEMPTS = Collection(
         *_fields("string", "worker resource outcome"),
         *_fields("text", "error"),
         *_fields("time", "started ended"),
+        *_fields("json", "metadata"),
         *_fields("string", "write", public=False),
     ),
     indexes=(("experiment", "trial", "number"),),
@@ -160,6 +162,8 @@ MEASUREMENTS = Collection(
         *_fields("number", "value"),
         *_fields("time", "time"),
         *_fields("integer", "attempt"),
+        *_fields("json", "metadata"),
+        *_fields("integer", "sequence", public=False),
     ),
     indexes=(("experiment", "trial", "name", "step"),),
 )
@@ -210,8 +214,16 @@ ALGORITHM_STATE_CHUNKS = Collection(
     indexes=(("experiment", "token", "position"),),
 )
 
+COUNTERS = Collection(
+    name="counters",
+    fields=(
+        *_fields("integer", "value", public=False),
+        *_fields("string", "write", public=False),
+    ),
+)
+
 SCHEMA = Schema(
-    version=1,
+    version=2,
     collections=(
         EXPERIMENTS,
         TRIALS,
@@ -221,5 +233,6 @@ SCHEMA = Schema(
         BENCHMARKS,
         ALGORITHM_LOCKS,
         ALGORITHM_STATE_CHUNKS,
+        COUNTERS,
     ),
 )

@@ -33,6 +33,7 @@ from moorage.schema import (
     ALGORITHM_STATE_CHUNKS,
     ATTEMPTS,
     BENCHMARKS,
+    COUNTERS,
     EXPERIMENTS,
     MEASUREMENTS,
     RESOURCES,
@@ -61,6 +62,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     ALGORITHM_STATE_CHUNKS,
     ALGORITHM_LOCKS,
     TRIALS,
+    COUNTERS,
     EXPERIMENTS,
     RESOURCES,
     BENCHMARKS,
@@ -74,6 +76,8 @@ _PAGE_BYTES = 4 * 2**20
 _NAMED_CONFLICTS = 20
 _MODULUS = 2**256
 _ID_LIMIT = 600
+_FORMER_NAME = "holdfast"
+"""What Moorage was called when schema 1 was written."""
 
 
 @attrs.define
@@ -332,7 +336,7 @@ def load(storage: Storage, stream: Iterable[bytes], *, progress: Progress | None
                 raise StorageDamaged(f"line {number} of the dump comes after its trailer")
             continue
         if number == 1:
-            _check_header(line)
+            loader.numbered = _check_header(line) > 1
             continue
         try:
             entry = _parse(line, number)
@@ -354,6 +358,7 @@ def load(storage: Storage, stream: Iterable[bytes], *, progress: Progress | None
         raise StorageDamaged(
             f"the dump is incomplete: {reason}. {loader.summary()}; complete the file (dump --resume) and load it again"
         )
+    storage.number_trials()
     return loader.result(tally)
 
 
@@ -397,6 +402,8 @@ class _Loader:
         self._present = 0
         self._conflicting = 0
         self._conflicts: list[Conflict] = []
+        self.numbered = True
+        """Whether what is loaded has numbers; otherwise those that trials have got since make no conflict."""
 
     def add(self, collection: Collection, document: Document, line: bytes) -> None:
         if collection is not self._collection:
@@ -418,7 +425,7 @@ class _Loader:
         stored = self._stored(collection, [batch[one.position][0].id for one in refused])
         for one in refused:
             document, line = batch[one.position]
-            if stored.get(document.id) == line:
+            if stored.get(document.id) == line or (collection is COUNTERS and self._count_on(document)):
                 self._present += 1
             elif document.id in stored:
                 self._conflict(collection, document, "another document with this id is stored")
@@ -430,11 +437,19 @@ class _Loader:
         if self._progress is not None:
             self._progress(len(batch))
 
+    def _count_on(self, counter: Document) -> bool:
+        """Let a counter that is stored already go on where the further one of the two is."""
+        value = cast("int", counter.body["value"])
+        self._waist.patch_one(COUNTERS, counter.id, (Comparison("value", "<", value),), {"value": value})
+        return True
+
     def _stored(self, collection: Collection, identifiers: list[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for start in range(0, len(identifiers), IN_LIMIT):
             among = Comparison("id", "in", tuple(identifiers[start : start + IN_LIMIT]))
             for one in self._waist.find(collection, (among,)):
+                if collection is TRIALS and not self.numbered:
+                    one.body["number"] = None
                 found[one.id] = _canonical(collection, one)
         return found
 
@@ -498,13 +513,18 @@ def _parse(line: bytes, number: int) -> dict[str, Plain]:
     return entry
 
 
-def _check_header(line: bytes, *, same: bool = False) -> None:
+def _check_header(line: bytes, *, same: bool = False) -> int:
+    """The version of the schema that a dump was written with."""
     try:
         header = _parse(line, 1)
     except StorageDamaged:
         header = {}
     version, schema = header.get("format"), header.get("schema")
-    if header.get("moorage") != "dump" or not isinstance(version, int) or not isinstance(schema, int):
+    if (
+        "dump" not in (header.get("moorage"), header.get(_FORMER_NAME))
+        or not isinstance(version, int)
+        or not isinstance(schema, int)
+    ):
         raise StorageDamaged("this is not a dump: its first line is no header of one")
     if version > FORMAT or schema > SCHEMA.version:
         raise SchemaMismatch(
@@ -520,6 +540,7 @@ def _check_header(line: bytes, *, same: bool = False) -> None:
             stored=schema,
             supported=SCHEMA.version,
         )
+    return schema
 
 
 def _check_trailer(entry: Mapping[str, Plain], tally: _Tally) -> None:

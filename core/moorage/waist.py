@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import secrets
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from moorage.driver import Capability
-from moorage.errors import OutcomeUnknown, Unavailable
-from moorage.filters import Comparison, equal
+from moorage.driver import Capability, Document, changed
+from moorage.errors import FailedUpdate, OutcomeUnknown, Unavailable
+from moorage.filters import Comparison, equal, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from moorage.driver import Changes, Document, Driver, Instant, Refusal
+    from moorage.driver import Changes, Driver, Instant, Refusal
     from moorage.filters import Filter, Order
     from moorage.schema import Collection
 
@@ -52,7 +53,7 @@ class Waist:
         return getattr(self._thread, "inside", False)
 
     @property
-    def _repeated(self) -> bool:
+    def repeated(self) -> bool:
         """Whether this thread repeats a transaction that may have been committed."""
         return getattr(self._thread, "repeated", False)
 
@@ -76,29 +77,48 @@ class Waist:
         )
         return retrying(operation)
 
-    def together(self, steps: Callable[[], T]) -> T:
+    def together(self, steps: Callable[[], T], *, settled: bool = True) -> T:
         """Run steps as one transaction where the driver has them, and one after the other where it has not.
 
         The steps may run more than once, so each must be safe to repeat: the ids that they write are fixed outside.
+
+        Args:
+            steps: what to do.
+            settled: False where steps that find nothing to do (None, or `FailedUpdate`) cannot tell, when they are
+                repeated, whether they did it before, and others have changed it since.
+
+        Raises:
+            OutcomeUnknown: the reply to the commit was lost, and the repetition could not find out what had happened.
         """
         if not self.transactional or self._inside:
             return steps()
 
+        unknown: OutcomeUnknown | None = None
+
         def run() -> T:
+            nonlocal unknown
             self._thread.inside = True
             try:
                 with self.driver.transaction():
                     return steps()
-            except OutcomeUnknown:
+            except OutcomeUnknown as error:
                 self._thread.repeated = True
+                unknown = error
                 raise
             finally:
                 self._thread.inside = False
 
         try:
-            return self._call(run, (Unavailable, OutcomeUnknown))
+            done = self._call(run, (Unavailable, OutcomeUnknown))
+        except FailedUpdate:
+            if unknown is None or settled:
+                raise
+            raise unknown from None
         finally:
             self._thread.repeated = False
+        if done is None and unknown is not None and not settled:
+            raise unknown
+        return done
 
     def get(self, collection: Collection, identifier: str) -> Document | None:
         """See `Driver.get`."""
@@ -130,7 +150,7 @@ class Waist:
         """See `Driver.insert`; a document that an earlier try of this call inserted is not refused."""
         try:
             refused = self._call(lambda: self.driver.insert(collection, documents))
-            if not self._repeated:
+            if not self.repeated:
                 return refused
         except OutcomeUnknown:
             if self._inside:
@@ -162,13 +182,25 @@ class Waist:
         self._again(lambda: self.driver.patch(collection, rest, changes), (Unavailable, OutcomeUnknown))
         return self.count(collection, equal(write=write))
 
-    def patch_one(self, collection: Collection, identifier: str, where: Filter, changes: Changes) -> bool:
+    def patch_one(
+        self, collection: Collection, identifier: str, where: Filter, changes: Changes, write: str | None = None
+    ) -> bool:
         """Change the document of this id if it matches; whether it did.
+
+        Args:
+            collection: where it is.
+            identifier: its id.
+            where: what it must be like.
+            changes: what becomes of it.
+            write: the id of this mutation; inside `together` it is fixed outside of the steps.
 
         Raises:
             OutcomeUnknown: the reply was lost and others have changed the document since.
         """
-        write = write_id()
+        if write is None:
+            write = write_id()
+        elif self.repeated and self._is_written(collection, identifier, write):
+            return True
         changes = {**changes, "write": write}
         wanted = (Comparison("id", "=", identifier), *where)
         try:
@@ -188,14 +220,86 @@ class Waist:
             return True
         raise unknown
 
+    def _is_written(self, collection: Collection, identifier: str, write: str) -> bool:
+        stored = self.get(collection, identifier)
+        return stored is not None and stored.body.get("write") == write
+
+    def change_one(
+        self, collection: Collection, identifier: str, where: Filter, changes: Changes, write: str | None = None
+    ) -> Document | None:
+        """Change the document of this id if it matches, and return it as this very change stored it; None otherwise.
+
+        What is read afterwards may be somebody else's later write; what this returns is one's own.
+
+        Args:
+            collection: where it is.
+            identifier: its id.
+            where: what it must be like.
+            changes: what becomes of it.
+            write: the id of this mutation; inside `together` it is fixed outside of the steps.
+
+        Raises:
+            OutcomeUnknown: the reply was lost and others have changed the document since.
+            UniqueViolation: the change breaks a declared unique key.
+        """
+        write = write or write_id()
+        changes = {**changes, "write": write}
+        wanted = (Comparison("id", "=", identifier), *where)
+        unknown: OutcomeUnknown | None = None
+        if not self.repeated:
+            try:
+                claimed = self._call(lambda: self.driver.claim(collection, wanted, changes))
+            except OutcomeUnknown as error:
+                if self._inside:
+                    raise
+                unknown = error
+            else:
+                if claimed is not None:
+                    return claimed
+        # A claim may pass over what another call is changing at that moment: so it must be seen that it does not match.
+        while True:
+            stored = self.get(collection, identifier)
+            if stored is not None and stored.body.get("write") == write:
+                return stored
+            if stored is None or not matches(where, stored.id, stored.revision, stored.body):
+                if unknown is not None:
+                    raise unknown
+                return None
+            after = Document(identifier, changed(stored.body, changes), stored.revision + 1)
+            try:
+                if self._call(partial(self.driver.swap, collection, after, stored.revision)):
+                    return after
+            except OutcomeUnknown as error:
+                if self._inside:
+                    raise
+                unknown = error
+
     def claim(
-        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order], mark: Filter
+        self,
+        collection: Collection,
+        where: Filter,
+        changes: Changes,
+        order: Sequence[Order],
+        mark: Filter,
+        *,
+        write: str | None = None,
     ) -> Document | None:
         """See `Driver.claim`.
 
-        ``mark`` is what a claimed document matches besides ``write``, so that it is found again after a lost reply.
+        Args:
+            collection: where to look.
+            where: what matches.
+            changes: what becomes of it.
+            order: which one is the first.
+            mark: what a claimed document matches besides ``write``, so that it is found again after a lost reply.
+            write: the id of this mutation; inside `together` it is fixed outside of the steps.
         """
-        write = write_id()
+        if write is None:
+            write = write_id()
+        elif self.repeated:
+            found = self.find(collection, (*mark, Comparison("write", "=", write)), limit=1)
+            if found:
+                return found[0]
         changes = {**changes, "write": write}
         try:
             return self._call(lambda: self.driver.claim(collection, where, changes, order))

@@ -33,11 +33,11 @@ from moorage.cli.status import lock_holder
 from moorage.config import connect, find_settings, open_driver
 from moorage.driver import Capability
 from moorage.errors import SchemaMismatch
+from moorage.protocol import Storage
 from moorage.schema import SCHEMA
 from moorage.statuses import TrialStatus
 
 if TYPE_CHECKING:
-    from moorage.protocol import Storage
     from moorage.records import Experiment, Trial
 
 
@@ -104,13 +104,13 @@ def recover(
 
 def _recover(storage: Storage, experiment: Experiment) -> list[Trial]:
     reserved = storage.count_trials(experiment.id)[TrialStatus.RESERVED]
-    if reserved and Capability.SERVER_CLOCK not in storage.capabilities:
+    timeout = experiment.heartbeat_timeout
+    if reserved and timeout is not None and Capability.SERVER_CLOCK not in storage.capabilities:
         storage.fetch_lost_trials(experiment.id)
         complain(
-            f"this backend has no clock that its users share: watching the reserved trials for "
-            f"{duration(experiment.heartbeat_timeout)}"
+            f"this backend has no clock that its users share: watching the reserved trials for {duration(timeout)}"
         )
-        time.sleep(experiment.heartbeat_timeout + 0.1)
+        time.sleep(timeout + 0.1)
     return storage.recover_lost_trials(experiment.id)
 
 
@@ -154,8 +154,9 @@ def upgrade(
     except SchemaMismatch as error:
         if error.stored > error.supported:
             raise
-        driver, _ = open_driver(settings, upgrade=True)
-        driver.close()
+        driver, options = open_driver(settings, upgrade=True)
+        with Storage(driver, **options) as opened:
+            opened.number_trials()
         typer.echo(f"upgraded {shown(settings.url)} from schema {error.stored} to {error.supported}")
     else:
         typer.echo(f"{shown(settings.url)} is already current: schema {SCHEMA.version}")

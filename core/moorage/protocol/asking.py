@@ -27,8 +27,11 @@ T = TypeVar("T")
 
 TRIAL_NAMES = {"id": "trial"}
 VISIBLE: Filter = (Comparison("deleting", "!=", True),)
-IN_ORDER = (Order("sequence"),)
-"""The order of submission, without a second field: an index that ends in it must give it without sorting."""
+IN_ORDER = (Order("number"),)
+"""The order of registration, without a second field: an index that ends in it must give it without sorting."""
+
+IN_QUEUE = (Order("sequence"),)
+"""The order in which pending trials are handed out."""
 
 
 def query_filter(

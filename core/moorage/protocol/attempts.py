@@ -8,21 +8,19 @@ import attrs
 
 from moorage import mapping
 from moorage.codec import Plain, encode_time
-from moorage.errors import AttemptNotFound, FailedUpdate, ReservationLost
-from moorage.filters import Order, equal
+from moorage.driver import Document, Increment
+from moorage.errors import AttemptNotFound, FailedUpdate, OutcomeUnknown
+from moorage.filters import Filter, Order, equal
 from moorage.protocol.base import Base
 from moorage.protocol.resources import resource_name
+from moorage.protocol.transitions import Transitions
 from moorage.records import Attempt, Experiment, Resource, Trial, check_text, utcnow
 from moorage.schema import ATTEMPTS, TRIALS
 from moorage.statuses import TrialStatus
+from moorage.waist import write_id
 
 if TYPE_CHECKING:
     from moorage.protocol.asking import TrialOrId
-
-
-def attempt_id(trial_key: str, number: int) -> str:
-    """The id of an execution: that of the trial's document, and the token of the reservation."""
-    return f"{trial_key}#{number}"
 
 
 class ReadAttempts(Base):
@@ -50,7 +48,7 @@ class ReadAttempts(Base):
         return [_told_by_trial(one, stored) if one.outcome is None else one for one in attempts]
 
 
-class WriteAttempts(ReadAttempts):
+class WriteAttempts(ReadAttempts, Transitions):
     """The verbs that note the begin and the end of an execution."""
 
     def start_attempt(
@@ -61,7 +59,9 @@ class WriteAttempts(ReadAttempts):
         experiment_uid: Experiment | str | None = None,
         uid: str | None = None,
     ) -> Attempt:
-        """Note that the execution of a reserved trial begins; its number is the reservation's token.
+        """The attempt that began with the reservation of a trial; its number is the reservation's token.
+
+        `reserve_trial` has noted it already; this verb adds the resource, and serves who reserved by another way.
 
         Args:
             trial: the record from `reserve_trial`; given an id, the reservation that is stored now is meant.
@@ -74,22 +74,24 @@ class WriteAttempts(ReadAttempts):
         """
         reserved = self._at_hand(trial, experiment_uid, uid)
         name = resource_name(resource)
-        key = mapping.trial_key(cast("str", reserved.experiment), reserved.id)
-        attempt = Attempt(
-            id=attempt_id(key, reserved.token),
-            experiment=cast("str", reserved.experiment),
-            trial=reserved.id,
-            number=reserved.token,
-            worker=reserved.worker,
-            resource=reserved.resource if name is None else name,
-        )
+        experiment = cast("str", reserved.experiment)
+        key = mapping.trial_key(experiment, reserved.id)
+        identifier = mapping.attempt_id(key, reserved.token)
+        write, other = write_id(), write_id()
 
-        def insert() -> None:
-            self._check_reserved(reserved)
-            self._waist.insert(ATTEMPTS, [mapping.ATTEMPTS.document(attempt, write=None)])
+        def steps() -> Document:
+            held = self._hold((experiment, reserved.id), self._fence(reserved, holder=True), 0, write)
+            document = mapping.attempt_document(held, write=other)
+            if name is not None:
+                document.body["resource"] = name
+            if not self._waist.insert(ATTEMPTS, [document]):
+                return document  # the reservation was made by a release that did not note it
+            stored = self._waist.get(ATTEMPTS, identifier)
+            if name is None or stored is None:
+                return stored or document
+            return self._waist.change_one(ATTEMPTS, identifier, (), {"resource": name}, write=other) or stored
 
-        self._waist.together(insert)
-        return attempt
+        return mapping.ATTEMPTS.record(self._waist.together(steps, settled=False))
 
     def _at_hand(self, trial: TrialOrId, experiment_uid: Experiment | str | None, uid: str | None) -> Trial:
         """The record that the caller has, or the stored one where an id is given."""
@@ -98,16 +100,28 @@ class WriteAttempts(ReadAttempts):
             return trial if trial.experiment is not None else attrs.evolve(trial, experiment=key[0])
         return mapping.trial_record(self._trial_document(*key))
 
-    def _check_reserved(self, trial: Trial) -> None:
-        key = mapping.trial_key(cast("str", trial.experiment), trial.id)
-        wanted = equal(id=key, status=TrialStatus.RESERVED.value, token=trial.token)
-        if not self._waist.count(TRIALS, wanted):
-            stored = self._trial_document(cast("str", trial.experiment), trial.id).body
-            raise ReservationLost(
-                f"trial {trial.id!r} is no longer reserved by this caller (reservation {trial.token}): it is "
-                f"{stored['status']}, reservation {stored.get('token')}, worker {stored.get('worker')!r}. Nothing was "
-                "written; stop working on it"
-            )
+    def _hold(self, key: tuple[str, str], fence: Filter, measured: int, write: str) -> Document:
+        """The trial, changed under the fence, so that to the end of the transaction nobody takes it over.
+
+        A mere look would not do: somebody else could end the reservation between it and the write that it allows.
+
+        Args:
+            key: the ids of the experiment and the trial.
+            fence: what only the holder of the reservation meets; empty where anybody may.
+            measured: how many measurements are added: they are counted on the trial.
+            write: the id of this mutation.
+
+        Raises:
+            ReservationLost: it does not match the fence.
+            TrialNotFound: there is no such trial.
+        """
+        held = self._waist.change_one(
+            TRIALS, mapping.trial_key(*key), fence, {"measured": Increment(measured)}, write=write
+        )
+        if held is None:
+            stored = mapping.trial_record(self._trial_document(*key))
+            raise self._lost_by(stored, next((one.value for one in fence if one.field == "token"), "none"))
+        return held
 
     def end_attempt(
         self,
@@ -118,7 +132,9 @@ class WriteAttempts(ReadAttempts):
         experiment_uid: Experiment | str | None = None,
         uid: str | None = None,
     ) -> None:
-        """Note how the execution of a trial ended.
+        """Note how the execution of a trial ended, for a trial that stays reserved, or with the reason.
+
+        Whatever ends a reservation notes it already, as the status that the trial then has; the same again is no error.
 
         Args:
             trial: the record from `reserve_trial`; given an id, the last execution is meant.
@@ -129,22 +145,31 @@ class WriteAttempts(ReadAttempts):
 
         Raises:
             AttemptNotFound: it was not started.
-            FailedUpdate: it has ended already.
+            FailedUpdate: it has ended already, in another way.
         """
         ended_trial = self._at_hand(trial, experiment_uid, uid)
         name, number = ended_trial.id, ended_trial.token
-        identifier = attempt_id(mapping.trial_key(cast("str", ended_trial.experiment), name), number)
+        identifier = mapping.attempt_id(mapping.trial_key(cast("str", ended_trial.experiment), name), number)
         ended: dict[str, Plain] = {
             "outcome": check_text("outcome", outcome),
             "error": None if error is None else check_text("error", error, limit=None, empty=True),
             "ended": encode_time(utcnow()),
         }
-        if self._waist.patch_one(ATTEMPTS, identifier, equal(outcome=None), ended):
-            return
+        unknown = None
+        try:
+            if self._waist.patch_one(ATTEMPTS, identifier, equal(outcome=None), ended):
+                return
+        except OutcomeUnknown as failure:  # what is stored now tells
+            unknown = failure
         stored = self._waist.get(ATTEMPTS, identifier)
         if stored is None:
             raise AttemptNotFound(f"no attempt {number} of trial {name!r} was started")
-        raise FailedUpdate(f"attempt {number} of trial {name!r} has ended already: {stored.body['outcome']}")
+        if stored.body["outcome"] != ended["outcome"]:
+            if unknown is not None:
+                raise unknown
+            raise FailedUpdate(f"attempt {number} of trial {name!r} has ended already: {stored.body['outcome']}")
+        if error is not None and stored.body.get("error") is None:  # the end was noted before, without the reason
+            self._waist.patch_one(ATTEMPTS, identifier, equal(error=None), {"error": ended["error"]})
 
 
 def _told_by_trial(attempt: Attempt, trial: Trial) -> Attempt:

@@ -22,7 +22,7 @@ from moorage.leases import Leases
 from moorage.lock import AlgorithmLocks
 from moorage.plugins import plugins
 from moorage.protocol.asking import VISIBLE, ExperimentOrId, T, TrialOrId
-from moorage.records import Experiment, Trial, check_number, check_text
+from moorage.records import Experiment, Trial, check_integer, check_number, check_text
 from moorage.schema import EXPERIMENTS, SCHEMA, TRIALS, Collection
 from moorage.waist import Waist
 
@@ -176,16 +176,24 @@ class Base:
             raise MissingArguments(f"several experiments have a trial {trial!r}: say which by experiment_uid=…")
         return cast("str", found[0].body["experiment"])
 
-    def _experiment(self, identifier: str) -> Experiment:
+    def _experiment_document(self, identifier: str) -> Document:
         document = self._waist.get(EXPERIMENTS, identifier)
         if document is None or document.body.get("deleting"):
             raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
-        return mapping.EXPERIMENTS.record(document)
+        return document
+
+    def _experiment(self, identifier: str) -> Experiment:
+        return mapping.EXPERIMENTS.record(self._experiment_document(identifier))
 
     def _require_experiment(self, identifier: str) -> None:
         """An experiment that is deleted is gone for every reader, whatever a crash may have left of it."""
         if not self._waist.count(EXPERIMENTS, (*equal(id=identifier), *VISIBLE)):
             raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
+
+    @staticmethod
+    def _revision(expected: int | None) -> Filter:
+        """The comparison of ``if_revision``."""
+        return () if expected is None else equal(revision=check_integer("if_revision", expected, least=1))
 
     def _trial_document(self, experiment: str, trial: str) -> Document:
         document = self._waist.get(TRIALS, mapping.trial_key(experiment, trial))
@@ -196,8 +204,9 @@ class Base:
     def _iterate(
         self, collection: Collection, wanted: Filter, field: str, size: int, build: Callable[[Document], T]
     ) -> Iterator[T]:
-        """Documents in order of a field that is never null, page by page."""
-        after: Filter = ()
+        """Documents in order of a field, page by page; those where it is null come first."""
+        yield from (build(one) for one in self._waist.find(collection, (*wanted, *equal(**{field: None}))))
+        after: Filter = (Comparison(field, "!=", None),)
         seen: set[str] = set()
         while True:
             # A page begins with the last value of the page before, because several documents may share it.

@@ -20,7 +20,7 @@ class Deletion(Base):
 
     def _delete_matching(self, experiment: str, wanted: Filter) -> int:
         """Delete the trials that match, in steps that are short for others who wait; how many."""
-        names = self._iterate(TRIALS, wanted, "sequence", IN_LIMIT, lambda found: cast("str", found.body["trial"]))
+        names = self._iterate(TRIALS, wanted, "number", IN_LIMIT, lambda found: cast("str", found.body["trial"]))
         gone = 0
         while some := list(itertools.islice(names, IN_LIMIT)):
             gone += self._delete_some(experiment, wanted, some)

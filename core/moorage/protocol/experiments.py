@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, overload
 import attrs
 
 from moorage import mapping
+from moorage.driver import Document, Refusal
 from moorage.errors import (
     DuplicateExperiment,
-    ExperimentNotFound,
     FailedUpdate,
     IllegalTransition,
     InvalidArgument,
@@ -21,16 +21,26 @@ from moorage.events import ExperimentCreated
 from moorage.filters import Comparison, Order, equal
 from moorage.protocol.asking import VISIBLE, ExperimentOrId, Query, Row, Selection, field_names, query_filter, select
 from moorage.protocol.base import Base
+from moorage.protocol.counters import trials_counter
 from moorage.protocol.deletion import Deletion
 from moorage.protocol.giving import check_fields, fields_given
 from moorage.records import Experiment, check_text, utcnow
-from moorage.schema import ALGORITHM_LOCKS, ALGORITHM_STATE_CHUNKS, ATTEMPTS, EXPERIMENTS, MEASUREMENTS, TRIALS
+from moorage.schema import (
+    ALGORITHM_LOCKS,
+    ALGORITHM_STATE_CHUNKS,
+    ATTEMPTS,
+    COUNTERS,
+    EXPERIMENTS,
+    MEASUREMENTS,
+    TRIALS,
+)
 from moorage.statuses import EXPERIMENT_TRANSITIONS, ExperimentStatus, experiment_status
+from moorage.waist import write_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_UPDATABLE_EXPERIMENT = tuple(name for name in field_names(Experiment) if name != "id")
+_UPDATABLE_EXPERIMENT = tuple(name for name in field_names(Experiment) if name not in ("id", "revision"))
 
 
 class ReadExperiments(Base):
@@ -86,8 +96,17 @@ class WriteExperiments(ReadExperiments, Deletion):
             InvalidArgument, InvalidType: a field is unknown or has a wrong value.
         """
         created = self._experiment_given(experiment, fields)
-        document = mapping.EXPERIMENTS.document(created, deleting=False, write=None)
-        while refused := self._waist.insert(EXPERIMENTS, [document]):
+        write = write_id()
+        document = mapping.EXPERIMENTS.document(created, deleting=False, incarnation=write, write=write)
+        counter = Document(trials_counter(created.id), {"value": 0, "write": write})
+
+        def insert() -> list[Refusal]:
+            refused = self._waist.insert(EXPERIMENTS, [document])
+            if not refused:
+                self._waist.insert(COUNTERS, [counter])
+            return refused
+
+        while refused := self._waist.together(insert):
             taken = (
                 equal(id=created.id) if refused[0].key == ("id",) else equal(name=created.name, version=created.version)
             )
@@ -128,46 +147,53 @@ class WriteExperiments(ReadExperiments, Deletion):
         *,
         uid: str | None = None,
         force: bool = False,
+        if_revision: int | None = None,
         **fields: object,
     ) -> Experiment:
-        """Change fields of an experiment, if it matches ``where``; returns it as stored then.
+        """Change fields of an experiment, if it matches ``where``; returns it as this change stored it.
 
         Args:
             experiment: the record or its id.
             where: what the stored experiment must be like.
             uid: the id, in place of ``experiment``.
             force: allow a status that the table of transitions does not.
+            if_revision: the revision that must be stored now.
             **fields: the new values.
 
         Raises:
-            FailedUpdate: the stored experiment does not match ``where``.
+            FailedUpdate: the stored experiment does not match ``where`` or ``if_revision``.
             IllegalTransition: from its status the new one cannot be reached.
             DuplicateExperiment: the new name and version are taken.
             ExperimentNotFound: there is no such experiment.
         """
         identifier = self._experiment_id(experiment, uid)
         check_fields(Experiment, fields, _UPDATABLE_EXPERIMENT)
-        wanted = (*query_filter(where, EXPERIMENTS), *VISIBLE)
+        wanted = (*query_filter(where, EXPERIMENTS), *VISIBLE, *self._revision(if_revision))
         stored = self._experiment(identifier)
         changed = attrs.evolve(stored, **fields)  # type: ignore[arg-type]  # checked by the record
         changes = mapping.EXPERIMENTS.encode({name: getattr(changed, name) for name in fields})
+        legal: tuple[str, ...] = ()
         if "status" in fields and not force:
-            legal = tuple(str(one) for one, after in EXPERIMENT_TRANSITIONS.items() if changed.status in after)
-            wanted += (Comparison("status", "in", (*legal, changed.status.value)),)
+            before = (str(one) for one, after in EXPERIMENT_TRANSITIONS.items() if changed.status in after)
+            legal = (*before, changed.status.value)
+            wanted += (Comparison("status", "in", legal),)
         try:
-            done = self._waist.patch_one(EXPERIMENTS, identifier, wanted, changes)
+            done = self._waist.change_one(EXPERIMENTS, identifier, wanted, changes)
         except UniqueViolation:
             raise DuplicateExperiment(
                 f"an experiment {changed.name!r} of version {changed.version} is stored already; choose another"
             ) from None
-        if done:
-            return self._experiment(identifier)
+        if done is not None:
+            return mapping.EXPERIMENTS.record(done)
         stored = self._experiment(identifier)
-        if "status" in fields and not force and stored.status not in (*legal, changed.status.value):
+        if legal and stored.status not in legal:
             raise IllegalTransition(
                 f"experiment {identifier!r} is {stored.status} and cannot become {changed.status}; force=True repairs"
             )
-        raise FailedUpdate(f"experiment {identifier!r} is stored, but does not match where={where!r}")
+        raise FailedUpdate(
+            f"experiment {identifier!r} is stored (revision {stored.revision}), but does not match where={where!r}"
+            + ("" if if_revision is None else f" and if_revision={if_revision}")
+        )
 
     def start_experiment(self, experiment: ExperimentOrId = None, *, uid: str | None = None) -> Experiment:
         """Set it running; the first start is remembered in ``started``.
@@ -177,7 +203,11 @@ class WriteExperiments(ReadExperiments, Deletion):
         """
         stored = self._experiment(self._experiment_id(experiment, uid))
         return self.update_experiment(
-            stored.id, status=ExperimentStatus.RUNNING, started=stored.started or utcnow(), ended=None
+            stored.id,
+            status=ExperimentStatus.RUNNING,
+            started=stored.started or utcnow(),
+            ended=None,
+            stop_requested=None,
         )
 
     def end_experiment(
@@ -199,7 +229,9 @@ class WriteExperiments(ReadExperiments, Deletion):
             raise InvalidArgument(f"an experiment ends as {', '.join(ends)}, not as {after}")
         return self.update_experiment(self._experiment_id(experiment, uid), status=after, ended=utcnow())
 
-    def delete_experiment(self, experiment: ExperimentOrId = None, *, uid: str | None = None) -> None:
+    def delete_experiment(
+        self, experiment: ExperimentOrId = None, *, uid: str | None = None, if_revision: int | None = None
+    ) -> None:
         """Delete an experiment with its trials, measurements, attempts and algorithm lock.
 
         It is gone for every reader at once; a crash while the rest is removed leaves nothing that is seen, and the next
@@ -209,8 +241,21 @@ class WriteExperiments(ReadExperiments, Deletion):
             ExperimentNotFound: there is no such experiment.
         """
         identifier = self._experiment_id(experiment, uid)
-        if not self._waist.patch_one(EXPERIMENTS, identifier, (), {"deleting": True}):
-            raise ExperimentNotFound(f"no experiment with the id {identifier!r} is stored")
+        wanted = self._revision(if_revision)
+        write = write_id()
+
+        def mark() -> bool:
+            if not self._waist.patch_one(EXPERIMENTS, identifier, wanted, {"deleting": True}, write=write):
+                return False
+            # Whoever registers trials holds the counter: they are in before this, and deleted too, or they are refused.
+            self._waist.delete(COUNTERS, equal(id=trials_counter(identifier)))
+            return True
+
+        if not self._waist.together(mark):
+            stored = self._experiment_document(identifier)
+            raise FailedUpdate(
+                f"experiment {identifier!r} has revision {stored.revision}, not {if_revision}; nothing was deleted"
+            )
         self._finish_deletion(identifier)
 
     def _finish_deletion(self, experiment: str) -> None:
@@ -219,6 +264,7 @@ class WriteExperiments(ReadExperiments, Deletion):
         for collection in (TRIALS, MEASUREMENTS, ATTEMPTS, ALGORITHM_STATE_CHUNKS):
             self._waist.delete(collection, equal(experiment=experiment))
         self._waist.delete(ALGORITHM_LOCKS, equal(id=experiment))
+        self._waist.delete(COUNTERS, equal(id=trials_counter(experiment)))
         self._waist.delete(EXPERIMENTS, equal(id=experiment))
 
     def log_error(self, experiment: ExperimentOrId = None, message: str = "", *, uid: str | None = None) -> bool:

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-import attrs
-
 from moorage import mapping
 from moorage.errors import ConflictingArguments, InvalidArgument, InvalidType, MissingArguments, shown
 from moorage.filters import Comparison, Filter, Order, equal
@@ -16,8 +14,8 @@ from moorage.protocol.attempts import WriteAttempts
 from moorage.protocol.base import Base
 from moorage.protocol.giving import check_fields
 from moorage.records import Experiment, Measurement, Trial, check_text, measured
-from moorage.schema import MEASUREMENTS, TRIALS
-from moorage.statuses import TrialStatus
+from moorage.schema import MEASUREMENTS
+from moorage.waist import write_id
 
 if TYPE_CHECKING:
     from moorage.driver import Document
@@ -41,7 +39,8 @@ class ReadMeasurements(Base):
     ) -> list[Measurement]:
         """The measurements of a trial, of several trials, or of all trials of an experiment.
 
-        For each trial in order of name, then step, then time; trials in the order given (those of an experiment by id).
+        For each trial in order of name, step, attempt and writing; trials in the order given (those of an experiment by
+        id).
 
         Args:
             trial: the record or its id.
@@ -65,7 +64,15 @@ class ReadMeasurements(Base):
         wanted = query_filter(where, MEASUREMENTS)
         if name is not None:
             wanted += equal(name=check_text("name", name))
-        order = [Order("trial"), Order("name"), Order("step"), Order("time"), Order("id")]
+        order = [
+            Order("trial"),
+            Order("name"),
+            Order("step"),
+            Order("attempt"),
+            Order("sequence"),
+            Order("time"),
+            Order("id"),
+        ]
         with many_objects():
             if experiment is not None:
                 identifier = self._experiment_id(experiment, None)
@@ -108,16 +115,22 @@ class WriteMeasurements(WriteAttempts, ReadMeasurements):
         *,
         experiment_uid: Experiment | str | None = None,
         uid: str | None = None,
+        token: int | None = None,
     ) -> int:
         """Add measurements of a trial, one or thousands in one round trip; how many.
+
+        The trial admits them first, under its reservation, and counts them: so none is stored that somebody added whose
+        reservation had ended, and the order of writing is known without any clock.
 
         Args:
             trial: the record or its id. Given a reserved trial, only the holder of that reservation succeeds.
             measurements: records, or dicts as in ``{"name": "loss", "step": 3, "value": 0.7}``.
             experiment_uid: the experiment of a trial given by id.
             uid: the id, in place of ``trial``.
+            token: of the reservation, for a caller who has only the id; only its holder succeeds then.
 
         Raises:
+            EncodingError: the metadata of a measurement cannot be stored.
             ReservationLost: the trial was taken over, or recovered.
             TrialNotFound: there is no such trial.
             InvalidArgument: a measurement of this id belongs to another trial; all others were added.
@@ -127,33 +140,37 @@ class WriteMeasurements(WriteAttempts, ReadMeasurements):
             raise InvalidType(
                 f"measurements must be a list of Measurements or dicts, not {type(measurements).__name__}"
             )
-        attempt = trial.token if isinstance(trial, Trial) else 0
+        attempt = token if token is not None else trial.token if isinstance(trial, Trial) else 0
+        key = (experiment, identifier)
         documents = [
-            mapping.measurement_document(
-                _measurement_given(one, (experiment, identifier)), experiment, identifier, attempt
-            )
+            mapping.measurement_document(_measurement_given(one, key), experiment, identifier, attempt)
             for one in measurements
         ]
+        self._insert_measurements(key, self._fence(trial, token=token), documents)
+        return len(documents)
 
-        def insert(some: Sequence[Document]) -> list[Document]:
-            if isinstance(trial, Trial) and trial.status is TrialStatus.RESERVED:
-                self._check_reserved(attrs.evolve(trial, experiment=experiment) if trial.experiment is None else trial)
-            elif not self._waist.count(TRIALS, equal(id=mapping.trial_key(experiment, identifier))):
-                self._trial_document(experiment, identifier)
+    def _insert_measurements(self, key: tuple[str, str], fence: Filter, documents: Sequence[Document]) -> Document:
+        """Insert measurements of a trial that admits them; the trial as it was then."""
+
+        def insert(some: Sequence[Document], write: str) -> tuple[Document, list[Document]]:
+            held = self._hold(key, fence, len(some), write)
+            first = cast("int", held.body["measured"]) - len(some)
+            for offset, one in enumerate(some):
+                one.body["sequence"] = first + offset
             refused = (self._waist.get(MEASUREMENTS, one.id) for one in self._waist.insert(MEASUREMENTS, some))
-            own = (experiment, identifier)
-            return [one for one in refused if one and (one.body["experiment"], one.body["trial"]) != own]
+            return held, [one for one in refused if one and (one.body["experiment"], one.body["trial"]) != key]
 
         foreign: list[Document] = []
         for start in range(0, max(1, len(documents)), MEASUREMENT_BATCH):
             some = documents[start : start + MEASUREMENT_BATCH]
-            foreign += self._waist.together(functools.partial(insert, some))
+            held, others = self._waist.together(functools.partial(insert, some, write_id()), settled=False)
+            foreign += others
         if foreign:  # raised when all is done, so that a backend with transactions keeps the others, too
             raise InvalidArgument(
                 f"measurement {foreign[0].id!r} was added to trial {foreign[0].body['trial']!r} already; "
-                f"make another Measurement for trial {identifier!r}"
+                f"make another Measurement for trial {key[1]!r}"
             )
-        return len(documents)
+        return held
 
 
 def _measurement_given(given: Measurement | Mapping[str, object], key: tuple[str, str]) -> Measurement:
@@ -166,7 +183,7 @@ def _measurement_given(given: Measurement | Mapping[str, object], key: tuple[str
         return given
     if not isinstance(given, Mapping):
         raise InvalidType(f"a measurement is a Measurement or a dict, not {type(given).__name__}: {shown(given)}")
-    check_fields(Measurement, given, ("name", "value", "step", "time"))
+    check_fields(Measurement, given, ("name", "value", "step", "time", "metadata"))
     if "name" not in given or "value" not in given:
         raise MissingArguments(f"a measurement needs a name and a value: {shown(dict(given))}")
     return Measurement(**{**given, "value": measured(given["value"])})  # type: ignore[arg-type]  # checked by the record

@@ -129,9 +129,11 @@ class WriteResources(ReadResources):
         if taken is not None:
             return mapping.RESOURCES.record(taken)
         for document in self._waist.find(RESOURCES, (*wanted, Comparison("holder", "!=", None)), order):
-            unchanged = equal(revision=document.revision)
-            if self._is_free(document) and self._waist.patch_one(RESOURCES, document.id, unchanged, taking()):
-                return mapping.RESOURCES.record(cast("Document", self._waist.get(RESOURCES, document.id)))
+            if not self._is_free(document):
+                continue
+            taken = self._waist.change_one(RESOURCES, document.id, equal(revision=document.revision), taking())
+            if taken is not None:
+                return mapping.RESOURCES.record(taken)
         return None
 
     def _held(self, resource: Resource | str, holder: str | None) -> tuple[str, str, Filter]:

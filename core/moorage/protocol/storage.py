@@ -7,6 +7,7 @@ from moorage.protocol.attempts import ReadAttempts
 from moorage.protocol.benchmarks import ReadBenchmarks, WriteBenchmarks
 from moorage.protocol.experiments import ReadExperiments, WriteExperiments
 from moorage.protocol.measurements import ReadMeasurements
+from moorage.protocol.registration import Registration
 from moorage.protocol.reservations import ReadReservations
 from moorage.protocol.resources import ReadResources, WriteResources
 from moorage.protocol.running import RunTrials
@@ -39,6 +40,7 @@ class ReadOnlyStorage(
 class Storage(
     WriteExperiments,
     RunTrials,
+    Registration,
     WriteResources,
     WriteBenchmarks,
     WriteAlgorithmLock,

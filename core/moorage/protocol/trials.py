@@ -1,27 +1,23 @@
-"""Trials: registered, read, changed and deleted."""
+"""Trials: read, changed and deleted."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, overload
-
-import attrs
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast, overload
 
 from moorage import mapping
 from moorage.errors import (
-    DuplicateTrial,
+    FailedUpdate,
     IllegalTransition,
-    InvalidArgument,
     InvalidQuery,
     InvalidType,
     MissingArguments,
     shown,
 )
-from moorage.filters import Comparison, Filter, Order, equal, suggest
+from moorage.filters import Comparison, Filter, Order, equal, matches, suggest
 from moorage.protocol.asking import (
     IN_ORDER,
+    IN_QUEUE,
     TRIAL_NAMES,
     ExperimentOrId,
     Query,
@@ -39,16 +35,15 @@ from moorage.protocol.base import Base
 from moorage.protocol.deletion import Deletion
 from moorage.protocol.giving import check_fields
 from moorage.protocol.transitions import Transitions
-from moorage.records import Experiment, Params, Results, Trial, check_integer, check_text, derive_trial_id, utcnow
+from moorage.records import Experiment, Params, Results, Trial, check_integer, check_text
 from moorage.schema import TRIALS
-from moorage.space import param_types
-from moorage.statuses import PENDING, TRIAL_TRANSITIONS, TrialStatus, trial_status
+from moorage.statuses import ENDED, PENDING, TRIAL_TRANSITIONS, TrialStatus, trial_status
 
 if TYPE_CHECKING:
     import datetime
 
     from moorage.codec import Plain
-    from moorage.driver import Increment
+    from moorage.driver import Document, Increment
 
 _UPDATABLE_TRIAL = (
     "status",
@@ -62,25 +57,8 @@ _UPDATABLE_TRIAL = (
     "working_directory",
     "resource",
     "error",
+    "stop_requested",
 )
-
-
-class _Sequence:
-    """Places in the queue of trials: nanoseconds of this machine's wall clock, growing within the process."""
-
-    def __init__(self) -> None:
-        self._last = 0
-        self._lock = threading.Lock()
-
-    def take(self, count: int) -> int:
-        """The first of ``count`` places in a row."""
-        with self._lock:
-            first = max(time.time_ns(), self._last + 1)
-            self._last = first + count - 1
-            return first
-
-
-_sequence = _Sequence()
 
 
 class ReadTrials(Base):
@@ -144,8 +122,9 @@ class ReadTrials(Base):
             experiment: the record or its id.
             where: all must hold, as in ``{"status": {"$in": ["new", "suspended"]}, "params.lr": {"$lt": 0.1}}``.
             selection: fields (or inner ones: ``params.lr``) to return as dicts, in place of records.
-            order: fields to sort by, with a ``-`` in front for descending; equals, and all without it, are in order of
-                submission, which is called ``sequence``.
+            order: fields to sort by, with a ``-`` in front for descending; without it, trials of one pending status are
+                in the order of the queue, and all others, like equals, in order of
+                their number; ``sequence`` is the place in the queue of those that are pending.
             limit: at most so many.
             uid: the id of the experiment, in place of ``experiment``.
 
@@ -165,11 +144,16 @@ class ReadTrials(Base):
         order: Sequence[Order] = IN_ORDER,
         limit: int | None = None,
     ) -> list[Trial]:
-        if any(one.field == "status" and one.operator == "=" and one.value in PENDING for one in wanted):
-            wanted = (*wanted, *equal(pending=True))  # says nothing new, but there is an index of it in order
+        of_status = [one for one in wanted if one.field == "status" and one.operator in ("=", "in")]
+        pending = any(one.operator == "=" and one.value in PENDING for one in of_status)
+        if order is IN_ORDER and pending:
+            order, wanted = IN_QUEUE, (*wanted, *equal(pending=True))  # says nothing new, but has an index in order
+        sorts = order is IN_ORDER and limit is None and bool(of_status)
         with many_objects():
-            found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), order, limit)
+            found = self._waist.find(TRIALS, (*equal(experiment=experiment), *wanted), () if sorts else order, limit)
             self._require_experiment(experiment)
+            if sorts:  # a database would walk over all trials in order, rather than sort the few of a status
+                found.sort(key=_in_order)
             return [mapping.trial_record(one) for one in found]
 
     @staticmethod
@@ -209,11 +193,11 @@ class ReadTrials(Base):
         wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
         size = check_integer("batch", batch, least=1)
         self._require_experiment(identifier)
-        return self._iterate(TRIALS, wanted, "sequence", size, mapping.trial_record)
+        return self._iterate(TRIALS, wanted, "number", size, mapping.trial_record)
 
     def fetch_pending_trials(self, experiment: ExperimentOrId = None, *, uid: str | None = None) -> list[Trial]:
         """The trials that wait for a worker (new, suspended, interrupted), in the order in which they are reserved."""
-        return self._find_trials(self._experiment_id(experiment, uid), equal(pending=True))
+        return self._find_trials(self._experiment_id(experiment, uid), equal(pending=True), IN_QUEUE)
 
     def fetch_noncompleted_trials(self, experiment: ExperimentOrId = None, *, uid: str | None = None) -> list[Trial]:
         """The trials of any status but completed, in order of submission."""
@@ -305,89 +289,13 @@ class ReadTrials(Base):
         return self.get_trial(trial, experiment_uid, uid=uid).results
 
 
+def _in_order(trial: Document) -> tuple[int, int]:
+    number = cast("int | None", trial.body.get("number"))
+    return (-1, cast("int", trial.body["sequence"])) if number is None else (number, 0)
+
+
 class WriteTrials(ReadTrials, Transitions, Deletion):
-    """The verbs that register, change and delete trials."""
-
-    def register_trial(
-        self,
-        experiment: ExperimentOrId = None,
-        trial: Trial | Mapping[str, object] | None = None,
-        *,
-        uid: str | None = None,
-    ) -> Trial:
-        """Register one trial, given as a record or a dict of params; see `register_trials`.
-
-        Raises:
-            DuplicateTrial: the experiment has a trial of this id, that is, with these params.
-        """
-        if isinstance(experiment, Trial) and trial is None:
-            experiment, trial = experiment.experiment, experiment
-        if trial is None:
-            raise MissingArguments("give the trial to register, as a Trial or a dict of params")
-        return self.register_trials(experiment, [trial], uid=uid)[0]
-
-    def register_trials(
-        self,
-        experiment: ExperimentOrId = None,
-        trials: Iterable[Trial | Mapping[str, object]] = (),
-        *,
-        uid: str | None = None,
-        duplicates: Literal["raise", "skip"] = "raise",
-    ) -> list[Trial]:
-        """Register a batch of trials in one round trip; each stands or falls alone.
-
-        The types of the params follow the experiment's space where it tells them. Trials are reserved in the order in
-        which they were registered; between machines, by their wall clocks.
-
-        Args:
-            experiment: the record or its id.
-            trials: records, or dicts of params. A record of any status but reserved will do (one that was evaluated
-                elsewhere is registered as completed, with its results).
-            uid: the id of the experiment, in place of ``experiment``.
-            duplicates: what to do about trials whose id the experiment has already: ``"raise"`` when all others are
-                registered, or ``"skip"`` them.
-
-        Returns:
-            The trials that were registered, in order.
-
-        Raises:
-            DuplicateTrial: some were refused; all others are registered. The error names them in ``refused``.
-            ExperimentNotFound: there is no such experiment.
-            InvalidType: something is neither a Trial nor a dict; nothing was registered.
-        """
-        if not isinstance(duplicates, str) or duplicates not in ("raise", "skip"):
-            raise InvalidArgument(f"duplicates must be 'raise' or 'skip', not {shown(duplicates)}")
-        if isinstance(trials, (str, bytes, Mapping, Trial)) or not isinstance(trials, Iterable):
-            raise InvalidType(f"trials must be a list of Trials or of dicts of params, not {type(trials).__name__}")
-        identifier = self._experiment_id(experiment, uid)
-        space = experiment.space if isinstance(experiment, Experiment) else self._experiment(identifier).space
-        types = param_types(space)
-        given = list(trials)
-        first = _sequence.take(max(1, len(given)))
-        now = utcnow()
-        registered = [_trial_given(one, identifier, types, now) for one in given]
-        documents = [
-            mapping.trial_document(one, identifier, sequence=first + place) for place, one in enumerate(registered)
-        ]
-
-        def insert() -> set[int]:
-            self._require_experiment(identifier)
-            return {refusal.position for refusal in self._waist.insert(TRIALS, documents)}
-
-        refused = self._waist.together(insert)
-        kept = [one for place, one in enumerate(registered) if place not in refused]
-        if self._plugins.has_observers:
-            for one in kept:
-                self._tell_status(identifier, one.id, None, one.status)
-        if refused and duplicates == "raise":
-            names = [registered[place].id for place in sorted(refused)]
-            raise DuplicateTrial(
-                f"{len(refused)} of {len(given)} trials are registered already in experiment {identifier!r}, "
-                f"such as {registered[min(refused)].params!r:.120} (id {names[0]!r}); the others are registered. "
-                "duplicates='skip' leaves them out without an error",
-                refused=names,
-            )
-        return kept
+    """The verbs that change and delete trials."""
 
     def set_trial_status(
         self,
@@ -400,8 +308,13 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
         uid: str | None = None,
         error: str | None = None,
         force: bool = False,
-    ) -> None:
-        """Give a trial another status, if it has the one that it is thought to have.
+        token: int | None = None,
+        if_revision: int | None = None,
+        outcome: str | None = None,
+    ) -> Trial:
+        """Give a trial another status, if it has the one that it is thought to have; returns it as stored then.
+
+        Where that ends an execution, it is noted on the attempt in the same step.
 
         Args:
             trial: the record or its id. Given a reserved trial, only the holder of that reservation succeeds.
@@ -412,6 +325,9 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
             uid: the id, in place of ``trial``.
             error: why, stored with it.
             force: for repair: whatever the transitions say, and (without ``was``) whatever is stored.
+            token: of the reservation, for a caller who has only the id; only its holder succeeds then.
+            if_revision: the revision that must be stored now.
+            outcome: what the attempt came to, where that is not the status: ``"timeout"``, say.
 
         Raises:
             FailedUpdate: the stored status is not ``was``.
@@ -422,28 +338,39 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
             raise MissingArguments("give the new status")
         after = trial_status(status)
         key = self._trial_key(trial, uid, experiment_uid)
-        if was is not None:
-            before: TrialStatus | None = trial_status(was, "was")
-        elif force:
-            before = None
-        elif isinstance(trial, Trial):
-            before = trial.status
-        else:
-            before = trial_status(self._trial_document(*key).body["status"])
-        if before is not None and not force and after not in TRIAL_TRANSITIONS[before]:
-            legal = ", ".join(sorted(TRIAL_TRANSITIONS[before])) or "nothing: it is final"
-            raise IllegalTransition(
-                f"a trial that is {before} cannot become {after}; it can become {legal}. force=True repairs"
-            )
-        changes = self._entering(after)
+        more: dict[str, Plain | Increment] = {}
         if error is not None:
-            changes["error"] = check_text("error", error, limit=None, empty=True)
+            more["error"] = check_text("error", error, limit=None, empty=True)
         if heartbeat is not None:
-            changes |= self._heartbeat_fields(heartbeat)
-        wanted = () if before is None else equal(status=before.value)
-        fence = self._fence(trial) if before is TrialStatus.RESERVED and not force else ()
-        self._change_trial(key, wanted, fence, changes)
+            more |= self._heartbeat_fields(heartbeat)
+        expected = None if was is None else trial_status(was, "was")
+        while True:
+            if expected is not None:
+                before = expected
+            elif isinstance(trial, Trial) and not force:
+                before = trial.status
+            else:
+                before = trial_status(self._trial_document(*key).body["status"])
+            if not force and after not in TRIAL_TRANSITIONS[before]:
+                legal = ", ".join(sorted(TRIAL_TRANSITIONS[before])) or "nothing: it is final"
+                raise IllegalTransition(
+                    f"a trial that is {before} cannot become {after}; it can become {legal}. force=True repairs"
+                )
+            # By force what is reserved stays reserved by whoever holds it: nothing begins anew.
+            changes = more if before is after else {**self._entering(after), **more}
+            wanted = (*equal(status=before.value), *self._revision(if_revision))
+            reserved = before is TrialStatus.RESERVED
+            fence = self._fence(trial, token=token) if reserved and not force else ()
+            ended = self._ended(after, error, outcome) if reserved and after is not before else None
+            try:
+                changed = self._change_trial(key, wanted, fence, changes, ended)
+            except FailedUpdate:
+                if not force or expected is not None or if_revision is not None:
+                    raise
+            else:
+                break
         self._tell_status(*key, before, after)
+        return changed
 
     def _trial_changes(self, fields: Mapping[str, object]) -> dict[str, Plain | Increment]:
         """The stored form of fields of a trial, checked as the record checks them."""
@@ -458,7 +385,7 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
                 changes |= mapping.result_fields(checked.results)
             elif name == "heartbeat":
                 changes |= self._heartbeat_fields(checked.heartbeat)
-            elif name.endswith("_time"):
+            elif name.endswith("_time") or name == "stop_requested":
                 changes[name] = mapping.time_or_none(value)
             else:
                 changes[name] = value
@@ -472,36 +399,93 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
         experiment_uid: Experiment | str | None = None,
         uid: str | None = None,
         force: bool = False,
+        token: int | None = None,
+        if_revision: int | None = None,
         **fields: object,
     ) -> Trial:
-        """Change fields of a trial, if it matches ``where``; returns it as stored then.
+        """Change fields of a trial, if it matches ``where``; returns it as this change stored it.
 
-        Its id, experiment, params and token never change. Given a reserved trial, only the holder of that reservation
-        succeeds.
+        Its id, experiment, number and token never change. ``params`` and ``metadata`` are merged into what is stored,
+        name by name, and leave other names alone; params only as long as the trial has not ended, for tuners that
+        choose them while it runs (such a trial is registered under an id that is given, not derived). Given a reserved
+        trial, only the holder of that reservation succeeds.
+
+        Args:
+            trial: the record or its id.
+            where: what the stored trial must be like.
+            experiment_uid: the experiment of a trial given by id.
+            uid: the id, in place of ``trial``.
+            force: for repair: whatever the transitions and the reservation say.
+            token: of the reservation, for a caller who has only the id.
+            if_revision: the revision that must be stored now.
+            **fields: the new values.
 
         Raises:
-            FailedUpdate: it does not match ``where``.
+            FailedUpdate: it does not match ``where`` or ``if_revision``, or has ended and params are given.
             IllegalTransition: its status cannot become the one given.
             ReservationLost: the trial was taken over, or recovered.
         """
         key = self._trial_key(trial, uid, experiment_uid)
-        changes = self._trial_changes(fields)
-        wanted = query_filter(where, TRIALS, names=TRIAL_NAMES)
+        merged: dict[str, object] = {name: fields.pop(name) for name in ("params", "metadata") if name in fields}
+        wanted = (*query_filter(where, TRIALS, names=TRIAL_NAMES), *self._revision(if_revision))
+        fence = () if force else self._fence(trial, token=token)
         before: TrialStatus | None = None
-        if "status" in fields and not force:
-            before = (
-                trial.status if isinstance(trial, Trial) else trial_status(self._trial_document(*key).body["status"])
-            )
-            after = trial_status(fields["status"])
-            if after == before:  # nothing begins or ends
-                changes = self._trial_changes({name: value for name, value in fields.items() if name != "status"})
-            elif after not in TRIAL_TRANSITIONS[before]:
-                raise IllegalTransition(f"a trial that is {before} cannot become {after}; force=True repairs")
-            wanted += equal(status=before.value)
-        self._change_trial(key, wanted, () if force else self._fence(trial), changes)
+        ended = None
         if "status" in fields:
-            self._tell_status(*key, before, trial_status(fields["status"]))
-        return self.get_trial(key[1], key[0])
+            after = trial_status(fields["status"])
+            stored = trial if isinstance(trial, Trial) else mapping.trial_record(self._trial_document(*key))
+            before = stored.status
+            if after == before:  # nothing begins or ends
+                del fields["status"]
+            elif not force and after not in TRIAL_TRANSITIONS[before]:
+                raise IllegalTransition(f"a trial that is {before} cannot become {after}; force=True repairs")
+            elif before is TrialStatus.RESERVED:
+                ended = self._ended(after, cast("str | None", fields.get("error")))
+            wanted += equal(status=before.value)
+        changes = self._trial_changes(fields)
+        if merged:
+            changed = self._merge(key, wanted, fence, changes, merged, ended)
+        else:
+            changed = self._change_trial(key, wanted, fence, changes, ended)
+        if "status" in fields:
+            self._tell_status(*key, before, changed.status)
+        return changed
+
+    def _merge(
+        self,
+        key: tuple[str, str],
+        wanted: Filter,
+        fence: Filter,
+        changes: Mapping[str, Plain | Increment],
+        merged: Mapping[str, object],
+        ended: Mapping[str, Plain] | None,
+    ) -> Trial:
+        """Merge named values into those that are stored, if nobody has changed the trial meanwhile; else again."""
+        for name, given in merged.items():
+            if not isinstance(given, Mapping):
+                raise InvalidType(f"{name} must be a dict, not {type(given).__name__}: {shown(given)}")
+        while True:
+            document = self._trial_document(*key)
+            stored = mapping.trial_record(document)
+            more: dict[str, Plain | Increment] = {}
+            if "params" in merged:
+                if stored.status in ENDED:
+                    raise FailedUpdate(f"trial {stored.id!r} is {stored.status}: its params are final")
+                added = cast("Mapping[str, object]", merged["params"])
+                more |= mapping.param_fields(Params({**stored.params, **added}, stored.params.types))
+            if "metadata" in merged:
+                added = cast("Mapping[str, object]", merged["metadata"])
+                checked = Trial(id="checked", metadata={**stored.metadata, **added})
+                more["metadata"] = mapping.encode_named("metadata", checked.metadata)
+            unchanged = equal(revision=document.revision)
+            try:
+                return self._change_trial(key, (*wanted, *unchanged), fence, {**changes, **more}, ended)
+            except FailedUpdate:
+                again = self._trial_document(*key)
+                if again.revision == document.revision or not matches(
+                    (*wanted, *fence), again.id, again.revision, again.body
+                ):
+                    raise
 
     def update_trials(
         self,
@@ -551,22 +535,3 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
         if not gone:
             self._require_experiment(identifier)
         return gone
-
-
-def _trial_given(
-    given: Trial | Mapping[str, object], experiment: str, types: Mapping[str, str], now: datetime.datetime
-) -> Trial:
-    if isinstance(given, Trial):
-        if given.status is TrialStatus.RESERVED:
-            raise InvalidArgument(f"trial {given.id!r} is reserved; a trial is registered first and reserved then")
-        if given.experiment not in (None, experiment):
-            raise InvalidArgument(
-                f"trial {given.id!r} belongs to experiment {given.experiment!r}, not to {experiment!r}"
-            )
-        params = Params(given.params, types)
-        derived = given.id == derive_trial_id(given.params)
-        identifier = derive_trial_id(params) if derived else given.id
-        return attrs.evolve(given, id=identifier, experiment=experiment, params=params)
-    if not isinstance(given, Mapping):
-        raise InvalidType(f"a trial is a Trial or a dict of params, not {type(given).__name__}: {shown(given)}")
-    return Trial(params=Params(given, types), experiment=experiment, submit_time=now)
