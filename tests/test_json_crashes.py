@@ -15,7 +15,8 @@ import pytest
 from moorage.driver import Increment
 from moorage.errors import Unavailable
 from moorage.filters import equal
-from moorage_json import storage
+from moorage_json import reading
+from moorage_json.place import Place
 from test_json import THINGS, beside, ids, open_and_read, open_driver, thing
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ def killed_at(number: int, *, half: bool) -> None:
 def test_a_kill_at_any_call_of_writes_folds_and_closing(
     path: Path, monkeypatch: pytest.MonkeyPatch, half: bool
 ) -> None:
-    monkeypatch.setattr(storage, "_SMALLEST_FOLD", 1)
+    monkeypatch.setattr(reading, "_SMALLEST_FOLD", 1)
 
     def work(say: Callable[[str], None], number: int) -> None:
         killed_at(number, half=half)
         driver = open_driver(path)
         for place in range(2):
-            driver._file._fold_at = 0 if place else 10**6
+            driver._file._reader.fold_at = 0 if place else 10**6
             with driver.transaction():
                 driver.insert(THINGS, [thing(f"{number:03} {place} a", name=f"{number} {place} a")])
                 driver.insert(THINGS, [thing(f"{number:03} {place} b", name=f"{number} {place} b")])
@@ -218,25 +219,25 @@ def test_a_living_child_does_not_keep_the_lock_of_its_dead_parent(path: Path) ->
 
 def test_who_waited_for_a_lock_that_was_removed_takes_the_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_driver(path).close()
-    wait, lock = storage.JournalStorage._wait_for, path.with_name("runs.json-lock")
+    wait, lock = Place._wait_for, path.with_name("runs.json-lock")
     removed: list[Path] = []
 
-    def late(self: storage.JournalStorage, file: int, how: int, deadline: float) -> None:
+    def late(self: Place, file: int, how: int, deadline: float) -> None:
         wait(self, file, how, deadline)
         if not removed:
             removed.append(lock)
             lock.unlink()
 
-    monkeypatch.setattr(storage.JournalStorage, "_wait_for", late)
+    monkeypatch.setattr(Place, "_wait_for", late)
     driver = open_driver(path)
-    presence = driver._file._presence
+    presence = driver._file._place._presence
     assert presence is not None
     assert os.fstat(presence).st_ino == lock.stat().st_ino
     driver.close()
 
 
 def test_many_open_write_fold_and_close_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_SMALLEST_FOLD", 2000)
+    monkeypatch.setattr(reading, "_SMALLEST_FOLD", 2000)
     open_driver(path).close()
 
     def work(who: int) -> int:

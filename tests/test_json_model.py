@@ -17,7 +17,7 @@ from moorage.driver import Document, Increment
 from moorage.errors import UniqueViolation
 from moorage.filters import Comparison, Order, equal
 from moorage.memory import MemoryDriver
-from moorage_json import storage
+from moorage_json import reading
 from test_json import SCHEMA, THINGS, open_driver
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def fold(self, which: int) -> None:
-        self.drivers[which]._file._fold_at = 0
+        self.drivers[which]._file._reader.fold_at = 0
 
     @rule(which=st.integers(0, 1), alone=st.booleans())
     def open_again(self, which: int, alone: bool) -> None:
@@ -145,7 +145,7 @@ def plain(result: object) -> object:
     return [plain(one) for one in result] if isinstance(result, list) else result
 
 
-assert storage._SMALLEST_FOLD > 10**5, "folding is what the rule of that name asks for"
+assert reading._SMALLEST_FOLD > 10**5, "folding is what the rule of that name asks for"
 TestAgainstTheReference = Machine.TestCase
 TestAgainstTheReference.settings = settings(
     max_examples=int(os.environ.get("MOORAGE_EXAMPLES", "60")), stateful_step_count=30

@@ -14,6 +14,7 @@ from moorage import forks
 from moorage.driver import Capability, Instant
 from moorage.errors import (
     ConfigurationError,
+    SchemaMismatch,
     StorageClosed,
     StorageDamaged,
     StorageError,
@@ -26,7 +27,7 @@ from moorage.schema import Collection, Schema
 from moorage.table import Table, TableDriver
 from moorage_json import snapshot
 from moorage_json.snapshot import Snapshot
-from moorage_json.storage import JournalStorage
+from moorage_json.storage import FAR_BEHIND, JournalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from moorage.schema import Field
     from moorage.table import Row
     from moorage.url import StorageURL
+    from moorage_json.reading import Change
     from moorage_json.snapshot import Stored
-    from moorage_json.storage import Change
 
 _PATIENCE = 5.0
 """Seconds to wait for other threads before a fork, and before closing."""
+_TRIES = 5
+"""How often what others have written is read before the lock is taken, until it is read where they wait for it."""
 _OWN = ("id", "revision", "body")
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -80,10 +83,20 @@ class NumberedTable(Table):
 
     def take(self, stored: Stored) -> None:
         """Put a row as it is written."""
+        self.put(cast("str", stored["id"]), self.read(stored))
+
+    def read(self, stored: Stored) -> Row:
+        """The row of a document as it is written."""
         body = stored.get("body")
         if not isinstance(body, dict) or len(stored) != len(_OWN):
             body = {name: value for name, value in stored.items() if name not in ("id", "revision")}
-        self.put(cast("str", stored["id"]), self.row(body, cast("int", stored["revision"])))
+        return self.row(body, cast("int", stored["revision"]))
+
+    def fill_numbered(self, documents: Mapping[str, Stored]) -> None:
+        """Take over all documents of a table that is empty, by the numbers that they have."""
+        self.fill({cast("str", document["id"]): self.read(document) for document in documents.values()})
+        self.numbers = dict(zip(self.rows, map(int, documents), strict=True))
+        self.last = max(self.numbers.values(), default=0)
 
 
 class JSONDriver(TableDriver):
@@ -127,6 +140,7 @@ class JSONDriver(TableDriver):
         if self._boot is not None:
             capabilities.add(Capability.SERVER_CLOCK)
         self.capabilities = frozenset(capabilities)
+        self._busy_timeout = busy_timeout
         self._file = JournalStorage(self._path, durable=durable, busy_timeout=busy_timeout, read_only=read_only)
         self._schema = Schema(0, ())
         self._head: Stored = {}
@@ -163,46 +177,53 @@ class JSONDriver(TableDriver):
                 self._fill(*(found or (Snapshot({}, {}, is_edited=False), [])))
                 if found is None or not self._is_current(found[0], upgrade=upgrade):
                     self._head["schema"] = schema.version
-                    self._fold(is_rewritten=found is not None)
+                    self._file.rewrite(self._head, self._all())
 
     def _is_current(self, content: Snapshot, *, upgrade: bool = False) -> bool:
         stored = content.head.get("schema")
         if not isinstance(stored, int):
             raise StorageDamaged(f"{self._path} is no Moorage storage: it names no schema version; name another file")
-        return self._schema.accepts(stored, f"json:///{self._path}", upgrade=upgrade)
+        is_current = self._schema.accepts(stored, f"json:///{self._path}", upgrade=upgrade)
+        if "storage" not in content.head and not upgrade:
+            raise SchemaMismatch(
+                f"{self._path} was written by an older release of Moorage: run `moorage upgrade json:///{self._path}`",
+                stored=stored,
+                supported=self._schema.version,
+            )
+        return is_current and "storage" in content.head
 
     def _fill(self, content: Snapshot, changes: list[Change]) -> None:
         self._head = content.head
         self._tables = {one.name: NumberedTable(one) for one in self._schema.collections}
         for name, documents in content.tables.items():
             table = self._table(name)
-            for number, document in documents.items():
-                self._check(table, number, document, thoroughly=content.is_edited)
-                table.last = int(number) - 1
-                table.take(document)
-            table.last = max(table.numbers.values(), default=0)
+            self._check(table, documents, thoroughly=content.is_edited)
+            table.fill_numbered(documents)
         for change in changes:
             self._apply(change)
 
-    def _check(self, table: NumberedTable, number: str, document: Stored, *, thoroughly: bool) -> None:
-        """Whether a document of the snapshot, which a hand may have changed, can be one of this table."""
-        where = f"{self._path}: document {shown(number)} of {table.collection.name!r}"
-        identifier, revision = document.get("id"), document.get("revision")
-        if not number.isdecimal() or str(int(number)) != number:
-            raise StorageDamaged(f"{where} needs a whole number for its name")
-        if not isinstance(identifier, str) or type(revision) is not int or revision < 1:
-            raise StorageDamaged(f"{where} needs an id that is a text, and a revision of 1 or more")
-        if identifier in table.rows:
-            raise StorageDamaged(f"{where} has the id {shown(identifier)}, which another one has already")
-        if not thoroughly:
-            return
-        for field in table.collection.fields:
-            value = document.get(field.name)
-            if value is not None and not _fits(field, value):
-                raise StorageDamaged(f"{where}: {field.name!r} is of kind {field.kind}, and cannot be {shown(value)}")
-        broken = table.breaks(identifier, table.row(document, 1))
-        if broken is not None:
-            raise StorageDamaged(f"{where} has the same {' and '.join(broken)} as another one")
+    def _check(self, table: NumberedTable, documents: Mapping[str, Stored], *, thoroughly: bool) -> None:
+        """Whether the documents of the snapshot, which a hand may have changed, can be those of this table."""
+        found: set[Plain] = set()
+        probe = Table(table.collection)
+        for number, document in documents.items():
+            identifier, revision = document.get("id"), document.get("revision")
+            wrong: str | None = None
+            if not number.isdecimal() or str(int(number)) != number:
+                wrong = " needs a whole number for its name"
+            elif not isinstance(identifier, str) or type(revision) is not int or revision < 1:
+                wrong = " needs an id that is a text, and a revision of 1 or more"
+            elif identifier in found:
+                wrong = f" has the id {shown(identifier)}, which another one has already"
+            elif thoroughly:
+                wrong = _misfit(table, document)
+                row = table.read(document)
+                if wrong is None and (broken := probe.breaks(identifier, row)) is not None:
+                    wrong = f" has the same {' and '.join(broken)} as another one"
+                probe.put(identifier, row)
+            if wrong is not None:
+                raise StorageDamaged(f"{self._path}: document {shown(number)} of {table.collection.name!r}{wrong}")
+            found.add(identifier)
 
     def _table(self, name: str) -> NumberedTable:
         """The table of this name; one of a collection that was not declared is kept as it is."""
@@ -224,9 +245,12 @@ class JSONDriver(TableDriver):
         if self._closed:
             raise StorageClosed(f"the storage {self._path} is closed; connect again")
 
-    def _refresh(self) -> None:
+    def _refresh(self, limit: int | None = None, *, may_load: bool = True) -> bool:
+        """Read what others have written; False where that is more than ``limit`` bytes, or must all be loaded."""
         try:
-            news = self._file.news()
+            news = self._file.news(limit)
+            if news is None and not may_load:
+                return False
             if news is None:
                 self._reload()
             else:
@@ -235,6 +259,7 @@ class JSONDriver(TableDriver):
         except BaseException:
             self._file.forget()
             raise
+        return True
 
     def _reload(self) -> None:
         found = self._file.load()
@@ -245,10 +270,10 @@ class JSONDriver(TableDriver):
 
     @contextlib.contextmanager
     def _waiting(self, lock: threading.RLock) -> Iterator[None]:
-        if not lock.acquire(timeout=self._file.busy_timeout):
+        if not lock.acquire(timeout=self._busy_timeout):
             raise Unavailable(
                 f"{self._path}: another thread of this process has been in a transaction, or waiting for one, for "
-                f"{self._file.busy_timeout:g} s"
+                f"{self._busy_timeout:g} s"
             )
         try:
             yield
@@ -292,8 +317,8 @@ class JSONDriver(TableDriver):
                     yield
                 return
             self._check_open()
-            with self._file.locked(), self._waiting(self._mutex):
-                self._refresh()
+            with contextlib.ExitStack() as held:
+                self._lock(held)
                 try:
                     with self.undoing() as changes:
                         yield
@@ -303,16 +328,38 @@ class JSONDriver(TableDriver):
                     if not isinstance(error, Exception):  # an interrupt, perhaps in the middle of a change
                         self._file.forget()
                     raise
-                if self._file.is_due:
-                    with contextlib.suppress(StorageError):  # all is in the journal, and it is tried again
-                        self._fold()
+                is_folding = self._file.is_due and self._begin_fold()
+            if is_folding:
+                with contextlib.suppress(StorageError), self._waiting(self._mutex):
+                    # Where it fails, all is in the journal, and it is tried again.
+                    self._file.fold(self._head, self._all(), self._apply)
 
-    def _fold(self, *, is_last: bool = False, is_rewritten: bool = False) -> None:
-        tables = (
-            (name, ((str(table.numbers[one]), table.stored(one)) for one in table.rows))
-            for name, table in self._tables.items()
-        )
-        self._file.fold(self._head, tables, is_last=is_last, is_rewritten=is_rewritten)
+    def _lock(self, held: contextlib.ExitStack) -> None:
+        """Keep all others from writing, with tables that are current.
+
+        What takes long is read before: nobody waits for this process while it loads the file.
+        """
+        is_behind = self._file.is_far_behind
+        for left in reversed(range(_TRIES)):
+            if is_behind:
+                with self._waiting(self._mutex):
+                    self._refresh()
+            held.enter_context(self._file.locked())
+            held.enter_context(self._waiting(self._mutex))
+            if self._refresh(FAR_BEHIND if left else None, may_load=not left):
+                return
+            held.close()
+            is_behind = True
+
+    def _begin_fold(self) -> bool:
+        with contextlib.suppress(StorageError):
+            return self._file.begin_fold()
+        return False
+
+    def _all(self) -> Iterator[tuple[str, Iterator[tuple[str, Stored]]]]:
+        """What stands in the file: each table, and its documents by number."""
+        for name, table in self._tables.items():
+            yield name, ((str(table.numbers[one]), table.stored(one)) for one in table.rows)
 
     def now(self) -> Instant:
         """The kernel's clock since boot, with the id of that boot."""
@@ -336,7 +383,7 @@ class JSONDriver(TableDriver):
                         with self._file.locked():
                             self._refresh()
                             if self._file.has_records:
-                                self._fold(is_last=True)
+                                self._file.fold_last(self._head, self._all())
                 self._file.close()
                 self._tables = {}
         finally:
@@ -361,6 +408,15 @@ class JSONDriver(TableDriver):
         if not self._is_quiet or self.changes is not None:
             self.changes = None
             self._file.forget()
+
+
+def _misfit(table: Table, document: Stored) -> str | None:
+    """What a declared field has that it cannot have."""
+    for field in table.collection.fields:
+        value = document.get(field.name)
+        if value is not None and not _fits(field, value):
+            return f": {field.name!r} is of kind {field.kind}, and cannot be {shown(value)}"
+    return None
 
 
 def _fits(field: Field, value: Plain) -> bool:
@@ -393,7 +449,7 @@ def erase(url: StorageURL) -> None:
         if path.exists() and not snapshot.may_be(path.read_bytes()):
             raise StorageDamaged(f"{path} is not a Moorage storage, so it stays; remove it yourself if you mean it")
         # The journal goes first: alone it would be taken for what is left of a storage.
-        for suffix in ("-journal", "-journal-new", "-new", "", "-lock"):
+        for suffix in ("-journal", "-journal-new", "-journal-damaged", "-new", "", "-lock"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
     except NotADirectoryError:
         return

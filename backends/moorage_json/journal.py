@@ -4,7 +4,8 @@
 
     31 1 [["trials",{"id":"a","revision":2}]] 5d2f1c07
 
-A write that was cut off leaves a beginning of a line, and that is told apart from damage.
+A write that was cut off leaves a beginning of a line, and that is told apart from damage. The numbers go on from one
+journal to the next: a record that is copied into the next one stays as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 CHECKSUM = 9
 """Bytes at the end of a record that no other record ends with: its checksum and the end of its line."""
 _UNWRITTEN = bytes(16)
-"""After a power failure: of a block that the disk never got; no record holds a single zero byte."""
+"""After a power failure: of a block that the disk never got, of which the edge may be all that concerns a record; no
+record holds a single zero byte."""
 _BEGINNING = re.compile(rb"\d+( (\d+( .*)?)?)?", re.DOTALL)
 _LENGTH = re.compile(rb"(\d{1,15}) \d+ ")
 
@@ -30,7 +32,7 @@ def pack(number: int, content: Plain) -> bytes:
     """A record.
 
     Args:
-        number: how many records of this journal come before it.
+        number: one more than that of the record before.
         content: anything; none of its texts may hold a lone surrogate.
     """
     text = dumps(content).encode()
@@ -57,11 +59,20 @@ def unpack(data: bytes, number: int) -> tuple[list[Plain], int]:
     return found, start
 
 
+def first(data: bytes) -> tuple[Plain, int, int] | None:
+    """What the first record says, its number, and how many bytes it takes; None where there is no whole one."""
+    line, newline, _ = data.partition(b"\n")
+    if not newline or not _is_whole(line):
+        return None
+    _, number, text = line[:-CHECKSUM].split(b" ", 2)
+    return loads(text.decode()), int(number), len(line) + 1
+
+
 def is_cut_off(rest: bytes) -> bool:
     """Whether a write that was cut off explains what follows the last whole record; if not, it is damaged."""
     if any(_is_whole(line) for line in rest.split(b"\n")[:-1]):
         return False
-    if _UNWRITTEN in rest:
+    if _UNWRITTEN in rest or rest.startswith(b"\0") or rest.endswith(b"\0"):
         return True
     if rest.endswith(b"\n") or not _BEGINNING.fullmatch(rest):
         return False

@@ -1,14 +1,15 @@
 """The file that people read: plain, indented JSON as tinydb lays it out, a table for each collection.
 
 The first table, ``moorage``, has one document: a checksum of all that follows it, and what else the storage must know
-of itself. Who edits the file by hand removes the line with the checksum; such a file is checked value by value instead.
+of itself: ``storage`` tells it from every other one, and ``journal`` and ``records`` say that everything is in it up to
+that record of that journal. Who edits the file by hand removes the line with the checksum; such a file is checked value
+by value instead.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import zlib
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -17,6 +18,7 @@ import attrs
 
 from moorage.codec import is_clean
 from moorage.errors import StorageDamaged, shown
+from moorage_json import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +33,9 @@ Tables: TypeAlias = "dict[str, dict[str, Stored]]"
 
 _START = b'{\n  "moorage": {\n    "1": {\n      "checksum": "'
 _CHECKSUM = re.compile(re.escape(_START) + rb'([0-9a-f]{8})",\n')
-_KNOWN = frozenset(("checksum", "generation", "schema"))
+_HEAD_END = b"\n    }\n  }"
+_LONGEST_HEAD = 4096
+_KNOWN = frozenset(("checksum", "generation", "schema", "storage", "journal", "records"))
 _LINE = 100
 """Lists and dicts of more characters are written on several lines."""
 _BUFFER = 2**20
@@ -62,26 +66,17 @@ def write(file: int, head: Mapping[str, Plain], tables: Iterable[tuple[str, Iter
     Raises:
         OSError: as ``os.write`` does.
     """
-    place = len(_START)
-    write_all(file, _START + b'00000000",\n')
+    disk.write(file, _START + b'00000000",\n')
     checksum, waiting = 0, bytearray()
     for text in _texts(head, tables):
         waiting += text.encode()
         if len(waiting) > _BUFFER:
             checksum = zlib.crc32(waiting, checksum)
-            write_all(file, waiting)
+            disk.write(file, waiting)
             waiting.clear()
     checksum = zlib.crc32(waiting, checksum)
-    write_all(file, waiting)
-    os.pwrite(file, b"%08x" % checksum, place)
-
-
-def write_all(file: int, data: bytes | bytearray) -> None:
-    """Write all of it, however many calls that takes."""
-    with memoryview(data) as view:
-        done = 0
-        while done < len(view):
-            done += os.write(file, view[done:])
+    disk.write(file, waiting)
+    disk.write(file, b"%08x" % checksum, len(_START))
 
 
 def _texts(head: Mapping[str, Plain], tables: Iterable[tuple[str, Iterable[tuple[str, Stored]]]]) -> Iterator[str]:
@@ -115,8 +110,13 @@ def parse(data: bytes, path: str) -> Snapshot:
     """
     if not data:
         raise StorageDamaged(f"{path} is empty; remove it to begin a new storage there, or restore it from a backup")
+    found = _CHECKSUM.match(data)
+    is_whole = found is not None and zlib.crc32(memoryview(data)[found.end() :]) == int(found[1], 16)
     try:
-        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        if is_whole:
+            content = json.loads(data)
+        else:
+            content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise StorageDamaged(f"{path} is not JSON, or was cut short: {error}. Restore it from a backup") from error
     if not isinstance(content, dict):
@@ -125,6 +125,9 @@ def parse(data: bytes, path: str) -> Snapshot:
     head = heads.get("1") if isinstance(heads, dict) else None
     if not isinstance(head, dict) or not _is_integer(head.get("generation")):
         raise StorageDamaged(f"{path} is no Moorage storage: its table {HEAD!r} does not say so; name another file")
+    records, names = head.get("records", 0), (head.get("storage", ""), head.get("journal", ""))
+    if not all(isinstance(one, str) for one in names) or not (records == 0 or _is_integer(records)):
+        raise StorageDamaged(f"{path}: its table {HEAD!r} is not as it was written; restore it from a backup")
     if unknown := sorted(set(head) - _KNOWN):
         raise StorageDamaged(
             f"{path}: its table {HEAD!r} has an unknown field {unknown[0]!r}; restore it from a backup"
@@ -133,16 +136,25 @@ def parse(data: bytes, path: str) -> Snapshot:
         if not isinstance(documents, dict) or not all(isinstance(one, dict) for one in documents.values()):
             raise StorageDamaged(f"{path}: {name!r} is no table of documents, but {shown(documents)}")
     written = head.pop("checksum", None)
-    if written is not None:
-        found = _CHECKSUM.match(data)
-        if found is None or zlib.crc32(data[found.end() :]) != int(found[1], 16):
-            raise StorageDamaged(
-                f"{path} is not as it was written. If you edited it, remove the line with the checksum "
-                f"({shown(written)}) from its beginning and open it again; if not, restore it from a backup"
-            )
-    elif not _is_plain(content):
+    if written is not None and not is_whole:
+        raise StorageDamaged(
+            f"{path} is not as it was written. If you edited it, remove the line with the checksum "
+            f"({shown(written)}) from its beginning and open it again; if not, restore it from a backup"
+        )
+    if written is None and not _is_plain(content):
         raise StorageDamaged(f"{path} was edited, and holds a number beyond 64 bits, or a text with NUL or a half sign")
     return Snapshot(head, cast("Tables", content), written is None)
+
+
+def peek(file: int) -> Stored:
+    """What the file of a storage knows of itself, without reading all of it; nothing where it was edited."""
+    beginning, end, _ = disk.read(file, 0, _LONGEST_HEAD).partition(_HEAD_END)
+    if not end or not beginning.startswith(_START):
+        return {}
+    try:
+        return cast("Stored", json.loads(beginning + b"}}}")[HEAD]["1"])
+    except ValueError:
+        return {}
 
 
 def may_be(data: bytes) -> bool:

@@ -51,6 +51,8 @@ class _Last:
 
 
 _NULL, _LAST = _Null(), _Last()
+_SHORT = 24
+"""Characters of a text that is likely to be that of many rows."""
 Key: TypeAlias = tuple[object, ...]
 Row: TypeAlias = tuple["Plain", ...]
 
@@ -70,6 +72,8 @@ class Table:
         self.names = tuple(field.name for field in collection.fields)
         self.position = {name: place + 1 for place, name in enumerate(self.names)}
         self.json = frozenset(field.name for field in collection.fields if field.kind == "json")
+        self._json_places = tuple(self.position[name] for name in self.names if name in self.json)
+        self._shared_places = tuple(self.position[field.name] for field in collection.fields if field.kind == "string")
         self.rows: dict[str, Row] = {}
         self.indexes: dict[tuple[str, ...], SortedList[Key]] = {
             fields: SortedList() for fields in (("id",), *collection.indexes, *collection.unique)
@@ -79,14 +83,18 @@ class Table:
 
     def row(self, body: Mapping[str, Plain], revision: int) -> Row:
         """A body as a row; it is not stored yet."""
-        values: list[Plain] = [revision]
-        for name in self.names:
-            value = body.get(name)
-            if type(value) is str and (len(value) < 24 or name == "experiment"):
-                value = sys.intern(value)
-            values.append(dumps(value) if name in self.json and value is not None else value)
-        rest = {name: value for name, value in body.items() if name not in self.position}
-        values.append(dumps(rest) if rest else None)
+        values: list[Plain] = [revision, *map(body.get, self.names)]
+        for place in self._json_places:
+            if values[place] is not None:
+                values[place] = dumps(values[place])
+        for place in self._shared_places:  # what many rows have is kept once
+            value = values[place]
+            if type(value) is str and (len(value) < _SHORT or self.names[place - 1] == "experiment"):
+                values[place] = sys.intern(value)
+        rest = None
+        if not body.keys() <= self.position.keys():
+            rest = dumps({name: value for name, value in body.items() if name not in self.position})
+        values.append(rest)
         return tuple(values)
 
     def document(self, identifier: str, row: Row) -> Document:
@@ -149,6 +157,30 @@ class Table:
         if row is not None:
             self.rows[identifier] = row
         return before
+
+    def fill(self, rows: Mapping[str, Row]) -> None:
+        """Store all rows of a table that is empty: as `put` with each, and much faster."""
+        self.rows = dict(rows)
+        for fields in self.indexes:
+            values = self._keys(fields)
+            self.indexes[fields] = SortedList((*key, identifier) for key, identifier in zip(values, rows, strict=True))
+        for fields in self.unique:
+            keys = zip(self._keys(fields), rows, strict=True)
+            self.unique[fields] = {key: identifier for key, identifier in keys if _NULL not in key}
+        for fields in self.tallies:
+            self.tallies[fields] = Counter(self._keys(fields))
+
+    def _keys(self, fields: tuple[str, ...]) -> Iterable[Key]:
+        """`key` of each row."""
+        columns: list[Iterable[object]] = []
+        for name in fields:
+            if name == "id":
+                columns.append(self.rows)
+            elif (place := self.position.get(name)) is None or name in self.json:
+                columns.append([self.key(identifier, row, (name,))[0] for identifier, row in self.rows.items()])
+            else:
+                columns.append([_NULL if row[place] is None else row[place] for row in self.rows.values()])
+        return zip(*columns, strict=True)
 
     def meets(self, identifier: str, row: Row, where: Filter) -> bool:
         """Whether a row meets every comparison."""
