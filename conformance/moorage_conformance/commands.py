@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from moorage.cli.common import complain, examples, output, shown
 from moorage.errors import ConfigurationError, InvalidArgument, MissingExtra, MoorageError
 from moorage_conformance.results import CheckResult, ExitCode, MutantResult, Outcome, Report
+from moorage_conformance.sampling import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,6 +115,13 @@ def conformance(
         bool,
         typer.Option("--self-test", help="Run the broken backends: each must be caught. With a URL, that as well."),
     ] = False,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART/PARTS",
+            help="With --self-test: only this part of the broken backends, as in 2/5.",
+        ),
+    ] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="List the checks and what they cover.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for each check.")] = False,
 ) -> None:
@@ -142,6 +150,7 @@ def conformance(
                 soak=0.0 if soak is None else seconds(soak),
                 folder=report,
                 self_test=self_test,
+                sample=None if sample is None else Sample.parse(sample),
                 verbose=verbose,
             )
     raise typer.Exit(code)
@@ -236,6 +245,7 @@ def _run(
     soak: float,
     folder: Path | None,
     self_test: bool,
+    sample: Sample | None,
     verbose: bool,
 ) -> int:
     import attrs
@@ -270,8 +280,8 @@ def _run(
             progress.stop()
             _print(found)
         if self_test:
-            found = attrs.evolve(found, mutants=_self_test(session.seed, only, verbose=verbose))
-            _print_mutants(found)
+            found = attrs.evolve(found, mutants=_self_test(session.seed, only, sample, verbose=verbose))
+            _print_mutants(found, sample)
         if folder is not None:
             reporting.write(found, folder)
             console.print(f"report: {folder / 'index.html'}", soft_wrap=True)
@@ -359,11 +369,13 @@ def _print(report: Report) -> None:
     )
 
 
-def _self_test(seed: int, only: Sequence[str], *, verbose: bool) -> tuple[MutantResult, ...]:
+def _self_test(seed: int, only: Sequence[str], sample: Sample | None, *, verbose: bool) -> tuple[MutantResult, ...]:
     from moorage_conformance.mutants import mutants
     from moorage_conformance.selftest import chosen, self_test
 
-    names = chosen(only)
+    names = chosen(only, sample)
+    if not names and sample is not None:
+        raise InvalidArgument(f"the part {sample} has none of the broken backends that are named")
     if not names:
         raise InvalidArgument(f"{', '.join(only)} names none of the {len(mutants())} broken backends")
     with _progress() as progress:
@@ -378,10 +390,10 @@ def _self_test(seed: int, only: Sequence[str], *, verbose: bool) -> tuple[Mutant
                     soft_wrap=True,
                 )
 
-        return self_test(seed, only=only, processes=len(os.sched_getaffinity(0)), tell=tell)
+        return self_test(seed, only=only, sample=sample, processes=len(os.sched_getaffinity(0)), tell=tell)
 
 
-def _print_mutants(report: Report) -> None:
+def _print_mutants(report: Report, sample: Sample | None) -> None:
     console = output()
     for one in report.mutants:
         if not one.caught:
@@ -392,7 +404,8 @@ def _print_mutants(report: Report) -> None:
     caught = sum(one.caught for one in report.mutants)
     score = report.mutation_score or 0.0
     console.print(
-        f"mutation score: {score:.1%} ({caught} of {len(report.mutants)} broken backends caught)",
+        f"mutation score: {score:.1%} ({caught} of {len(report.mutants)} broken backends caught"
+        f"{'' if sample is None else f'; a sample, part {sample} of all'})",
         style="green" if score == 1.0 else "bold red",
         soft_wrap=True,
     )
@@ -430,6 +443,7 @@ def _replay(file: Path, url: str | None, hooks: str | None, folder: Path | None)
             soak=0.0,
             folder=folder,
             self_test=False,
+            sample=None,
             verbose=True,
         )
     codes = {

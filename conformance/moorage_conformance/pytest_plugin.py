@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moorage_conformance.runner import Session
+    from moorage_conformance.sampling import Sample
 
 _REPORTS = pytest.StashKey[list[tuple[str, int]]]()
 """What came out of each class, and the exit code that goes with it."""
@@ -31,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--moorage-only", metavar="NAME", action="append", help="a requirement, a group of them, or a check"
     )
+    group.addoption(
+        "--moorage-sample",
+        metavar="PART/PARTS",
+        help="level 1, and of all above it that part of the checks; what that shows is no level",
+    )
     group.addoption("--moorage-seed", metavar="N", type=int, help="of all that is random")
     group.addoption("--moorage-hooks", metavar="MODULE:CLASS", help="what only the author can do")
     group.addoption(
@@ -43,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_REPORTS] = []
     _refuse_a_folder_by_itself(config)
     url, only = config.getoption("--moorage-url"), config.getoption("--moorage-only")
+    if (sample := config.getoption("--moorage-sample")) is not None:
+        _sample(sample)
     if url is None and config.getoption("pyargs") and "moorage_conformance" in config.args:
         raise pytest.UsageError("say where the storage is: --moorage-url 'sqlite:////tmp/{ns}.db'")
     if url is None and only is None:
@@ -85,7 +93,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from moorage_conformance.runner import select
 
     chosen = select(_level(metafunc), metafunc.config.getoption("--moorage-only") or ())
+    if (text := metafunc.config.getoption("--moorage-sample")) is not None:
+        sample, suite = _sample(text), metafunc.cls.__name__
+        chosen = [one for one in chosen if one.level == 1 or sample.holds(f"{suite}: {one.name}")]
     metafunc.parametrize("moorage_check", chosen, ids=[f"{one.name}" for one in chosen])
+
+
+def _sample(text: str) -> Sample:
+    from moorage.errors import MoorageError
+    from moorage_conformance.sampling import Sample
+
+    try:
+        return Sample.parse(text)
+    except MoorageError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _level(metafunc: pytest.Metafunc) -> int:

@@ -22,6 +22,8 @@ from moorage_conformance.target import Hooks, Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from moorage_conformance.sampling import Sample
+
 PLUGINS = ("moorage_conformance.mutants", "moorage_conformance.loopback")
 
 
@@ -70,13 +72,17 @@ def try_mutant(name: str, seed: int) -> MutantResult:
     )
 
 
-def chosen(only: Sequence[str]) -> list[str]:
-    """The names of the mutants that are named, break a requirement or a group that is named, or all where none is."""
+def chosen(only: Sequence[str], sample: Sample | None = None) -> list[str]:
+    """The names of the mutants that are named, break a requirement or a group that is named, or all where none is.
+
+    Of these, the part that a sample has.
+    """
     words = {one.upper() for one in only}
     return [
         name
         for name, one in mutants().items()
-        if not words or words & {name.upper(), one.breaks, one.breaks.partition("-")[0]}
+        if (not words or words & {name.upper(), one.breaks, one.breaks.partition("-")[0]})
+        and (sample is None or sample.holds(name))
     ]
 
 
@@ -90,6 +96,7 @@ def self_test(
     seed: int,
     *,
     only: Sequence[str] = (),
+    sample: Sample | None = None,
     processes: int = 2,
     tell: Callable[[MutantResult], None] = lambda result: None,
 ) -> tuple[MutantResult, ...]:
@@ -97,7 +104,7 @@ def self_test(
 
     Some are caught only where workers overlap, which they seldom do beside others on a busy machine.
     """
-    names = chosen(only)
+    names = chosen(only, sample)
     context = multiprocessing.get_context("spawn")
     found: dict[str, MutantResult] = {}
     for at_once in (processes, 1):
