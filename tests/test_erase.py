@@ -233,7 +233,14 @@ def test_a_server_is_left_as_it_was(url: str, prefix: str) -> None:
 def test_what_others_keep_in_the_database_stays(url: str, shared_backend_name: str) -> None:
     with moorage.connect(url) as storage:
         fill(storage)
-    theirs = ["mine", "trials_mine", "trials_tally_mine", "my_trials", "b_trials", "moorage_schema_of_mine"]
+    theirs = [
+        "mine",
+        "moorage_trials_mine",
+        "moorage_trials_tally_mine",
+        "trials",
+        "b_trials",
+        "moorage_schema_of_mine",
+    ]
     with looking(url) as link:
         for name in theirs:
             link.command(f"CREATE TABLE {name} (x INTEGER)")
@@ -242,7 +249,9 @@ def test_what_others_keep_in_the_database_stays(url: str, shared_backend_name: s
             link.command(
                 "CREATE FUNCTION tr_trials_audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
             )
-            link.command("CREATE TRIGGER tr_trials_audit AFTER INSERT ON trials EXECUTE FUNCTION tr_trials_audit()")
+            link.command(
+                "CREATE TRIGGER tr_trials_audit AFTER INSERT ON moorage_trials EXECUTE FUNCTION tr_trials_audit()"
+            )
             theirs.append("tr_trials_audit")
     erase(url)
     assert in_database(url) == set(theirs)
@@ -256,19 +265,20 @@ def test_a_table_that_others_depend_on_is_explained_and_the_rest_goes_later(url:
         fill(storage)
     with looking(url) as link:
         if shared_backend_name == "postgresql":
-            link.command("CREATE VIEW mine AS SELECT * FROM trials")
+            link.command("CREATE VIEW mine AS SELECT * FROM moorage_trials")
         else:
             collation = link.read(
                 "SELECT collation_name FROM information_schema.columns "
-                "WHERE table_schema = database() AND table_name = 'trials' AND column_name = 'id'"
+                "WHERE table_schema = database() AND table_name = 'moorage_trials' AND column_name = 'id'"
             )[0][0]
             link.command(
-                f"CREATE TABLE mine (x VARCHAR(600) COLLATE {collation}, FOREIGN KEY (x) REFERENCES trials (id))"
+                f"CREATE TABLE mine (x VARCHAR(600) COLLATE {collation}, "
+                "FOREIGN KEY (x) REFERENCES moorage_trials (id))"
             )
-    with pytest.raises(StorageError, match=r"depends on table trials|foreign key"):
+    with pytest.raises(StorageError, match=r"depends on table moorage_trials|foreign key"):
         erase(url)
     with looking(url) as link:
-        assert link.read("SELECT count(*) FROM trials") == [(3,)]
+        assert link.read("SELECT count(*) FROM moorage_trials") == [(3,)]
         link.command("DROP VIEW mine" if shared_backend_name == "postgresql" else "DROP TABLE mine")
     erase(url)
     assert in_database(url) == set()
@@ -277,10 +287,10 @@ def test_a_table_that_others_depend_on_is_explained_and_the_rest_goes_later(url:
 @servers
 def test_a_table_without_a_schema_is_not_ours(url: str) -> None:
     with looking(url) as link:
-        link.command("CREATE TABLE trials (x INTEGER)")
+        link.command("CREATE TABLE moorage_trials (x INTEGER)")
     erase(url)
     with looking(url) as link:
-        assert link.read("SELECT count(*) FROM trials") == [(0,)]
+        assert link.read("SELECT count(*) FROM moorage_trials") == [(0,)]
 
 
 @servers
@@ -333,7 +343,7 @@ def test_an_erasure_that_was_cut_short_is_finished(url: str) -> None:
     with moorage.connect(url) as storage:
         fill(storage)
     with looking(url) as link:
-        link.command("DROP TABLE algorithm_locks, experiments, trials")
+        link.command("DROP TABLE moorage_algorithm_locks, moorage_experiments, moorage_trials")
     erase(url)
     assert in_database(url) == set()
 

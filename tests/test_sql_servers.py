@@ -15,7 +15,7 @@ from moorage.driver import Capability, Increment
 from moorage.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageDamaged, Unavailable
 from moorage.filters import equal
 from moorage.plugins import plugins
-from moorage.protocol.asking import IN_ORDER
+from moorage.protocol.asking import IN_QUEUE
 from moorage.schema import SCHEMA as MOORAGE_SCHEMA
 from moorage.schema import TRIALS
 from moorage.url import StorageURL
@@ -253,8 +253,8 @@ def test_a_server_that_flushes_nothing_is_not_called_durable(
 
 def test_tables_of_others_are_not_taken_over(url: str) -> None:
     driver = connect(url)
-    link_of(driver).command("CREATE TABLE things (x INTEGER)")
-    with pytest.raises(StorageDamaged, match=r"'things'.*not a Moorage storage"):
+    link_of(driver).command("CREATE TABLE moorage_things (x INTEGER)")
+    with pytest.raises(StorageDamaged, match=r"'moorage_things'.*not a Moorage storage"):
         driver.setup(SCHEMA)
     driver.close()
 
@@ -275,20 +275,20 @@ def test_the_claim_of_a_trial_uses_the_index(url: str) -> None:
     driver.insert(TRIALS, trials)
     driver.patch(TRIALS, (), {"pending": True})
     link = link_of(driver)
-    link.command("ANALYZE trials" if driver.name == "postgresql" else "ANALYZE TABLE trials")
+    link.command("ANALYZE moorage_trials" if driver.name == "postgresql" else "ANALYZE TABLE moorage_trials")
     plan = driver._plan(TRIALS)
     condition = plan.condition(equal(experiment="e", pending=True))
     made = plan.changes({"pending": False})
     assert made is not None
     if driver.name == "postgresql":
-        statement = plan.claim(made[0], condition.shape, IN_ORDER, locking="skip")
+        statement = plan.claim(made[0], condition.shape, IN_QUEUE, locking="skip")
         arguments = statement.arguments(made[1] + condition.values)
     else:
         link.drop()
-        statement = plan.lock_first(condition.shape, IN_ORDER)
+        statement = plan.lock_first(condition.shape, IN_QUEUE)
         arguments = statement.arguments(condition.values)
     steps = "\n".join(str(row) for row in link.read(f"EXPLAIN {statement.sql}", arguments))
-    assert "ix_trials_experiment_pending_sequence" in steps
+    assert "moorage_ix_trials_experiment_pending_sequence" in steps
     assert "Sort" not in steps
     assert "filesort" not in steps
     driver.close()
@@ -301,7 +301,7 @@ def rows_read(driver: Driver) -> int:
         found = link.read("SHOW SESSION STATUS LIKE 'Handler\\_read\\_%'")
         return sum(int(str(value)) for _, value in found)
     link.read("SELECT pg_stat_force_next_flush()")
-    of_trials = "FROM pg_stat_user_tables WHERE relname = 'trials' AND schemaname = current_schema()"
+    of_trials = "FROM pg_stat_user_tables WHERE relname = 'moorage_trials' AND schemaname = current_schema()"
     return int(str(link.read(f"SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) {of_trials}")[0][0]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -10,10 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from interrupting import at_every_line
 from moorage.driver import Capability, Document, Increment
 from moorage.errors import (
     ConfigurationError,
@@ -22,6 +26,7 @@ from moorage.errors import (
     StorageFull,
     StorageReadOnly,
     Unavailable,
+    UniqueViolation,
 )
 from moorage.filters import Comparison, Order, equal
 from moorage.schema import SCHEMA as MOORAGE_SCHEMA
@@ -30,8 +35,7 @@ from moorage_sql.sqlite import SQLiteDriver, SQLiteLink, file_system
 from test_sql_driver import SCHEMA, THINGS, connect, everything, full, thing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 def open_driver(path: Path, **options: object) -> SQLiteDriver:
@@ -129,7 +133,9 @@ def test_the_claim_of_a_trial_uses_the_index_and_sorts_nothing(tmp_path: Path) -
     assert claimed.id == "0"
     update = next(one for one in statements if one.startswith("UPDATE"))
     steps = [step[3] for step in connection_of(driver).execute(f"EXPLAIN QUERY PLAN {update}")]
-    assert any("INDEX ix_trials_experiment_pending_sequence (experiment=? AND pending=?)" in step for step in steps)
+    assert any(
+        "INDEX moorage_ix_trials_experiment_pending_sequence (experiment=? AND pending=?)" in step for step in steps
+    )
     assert not any("SCAN" in step or "TEMP B-TREE" in step for step in steps)
     driver.close()
 
@@ -271,7 +277,7 @@ def test_other_tables_may_be_beside_but_not_in_the_way(path: Path) -> None:
         other.executescript("DROP TABLE moorage_schema")
     other.close()
     driver = open_driver(path)
-    with pytest.raises(StorageDamaged, match=r"'things'.*not a Moorage storage"):
+    with pytest.raises(StorageDamaged, match=r"'moorage_things'.*not a Moorage storage"):
         driver.setup(SCHEMA)
     driver.close()
 
@@ -527,20 +533,142 @@ def test_the_writes_of_a_child_survive_the_end_of_its_parent_s_connections(drive
     again.close()
 
 
-@pytest.mark.parametrize("how", ["deleted", "replaced"])
-def test_a_file_that_was_taken_away_is_not_written(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorage_sql.sqlite._LOOK", -1.0)
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced", "log deleted"])
+def test_nothing_is_acknowledged_into_a_file_that_was_taken_away(path: Path, how: str) -> None:
     driver = open_driver(path)
     driver.setup(SCHEMA)
     driver.insert(THINGS, [thing("a")])
     if how == "replaced":
         open_driver(path.with_name("new.db")).close()
         path.with_name("new.db").rename(path)
+    elif how == "moved":
+        path.rename(path.with_name("elsewhere.db"))
     else:
-        path.unlink()
-    with pytest.raises(StorageDamaged, match="deleted or replaced"):
-        driver.insert(THINGS, [thing("b")])
+        Path(f"{path}-wal" if how == "log deleted" else path).unlink()
+    calls: list[Callable[[], object]] = [
+        lambda: driver.insert(THINGS, [thing("b")]),
+        lambda: driver.insert(THINGS, [thing("c"), thing("d")]),
+        lambda: driver.patch(THINGS, (), {"rank": 1}),
+        lambda: driver.claim(THINGS, (), {"rank": 2}),
+        lambda: driver.delete(THINGS, ()),
+        lambda: driver.get(THINGS, "a"),
+        lambda: driver.find(THINGS),
+        lambda: driver.count(THINGS),
+    ]
+    for call in [*calls, *calls]:  # the first error is not the last
+        with pytest.raises(StorageDamaged, match="deleted or replaced"):
+            call()
+    with pytest.raises(StorageDamaged), driver.transaction():
+        driver.insert(THINGS, [thing("e")])
     driver.close()
+
+
+PRIMITIVES: dict[str, Callable[[SQLiteDriver], object]] = {
+    "insert": lambda driver: driver.insert(THINGS, [thing("n")]),
+    "insert many": lambda driver: driver.insert(THINGS, [thing("n"), thing("m"), thing("a")]),
+    "find": lambda driver: driver.find(THINGS, equal(title="x"), [Order("rank")], 2),
+    "find along a path": lambda driver: driver.find(THINGS, (Comparison("details.x", "=", 1),)),
+    "get": lambda driver: driver.get(THINGS, "a"),
+    "count": lambda driver: driver.count(THINGS, equal(title="x")),
+    "tally": lambda driver: driver.tally(THINGS, (), "title"),
+    "swap": lambda driver: driver.swap(THINGS, thing("a", rank=5), driver.get(THINGS, "a").revision),
+    "patch": lambda driver: driver.patch(THINGS, equal(id="a"), {"rank": 7}),
+    "claim": lambda driver: driver.claim(THINGS, equal(id="a"), {"rank": 8}, [Order("rank")]),
+    "delete": lambda driver: driver.delete(THINGS, equal(id="zzz")),
+    "setup": lambda driver: driver.setup(SCHEMA),
+    "break a unique key": lambda driver: break_a_unique_key(driver),
+    "transaction": lambda driver: in_transaction(driver),
+}
+TAKEN = {"title_key": "t", "rank_key": 1}
+
+
+def break_a_unique_key(driver: SQLiteDriver) -> None:
+    with contextlib.suppress(UniqueViolation):
+        driver.patch(THINGS, equal(id="b"), TAKEN)
+
+
+def in_transaction(driver: SQLiteDriver) -> None:
+    with driver.transaction():
+        driver.patch(THINGS, equal(id="a"), {"rank": 1})
+        with contextlib.suppress(ZeroDivisionError), driver.transaction():
+            driver.patch(THINGS, equal(id="b"), {"rank": 1})
+            raise ZeroDivisionError
+        driver.insert(THINGS, [thing("n")])
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_interruption_at_any_line_leaves_nothing_held(path: Path, primitive: str, *, busy: bool) -> None:
+    """Others write at once, and this process too; nothing half done is seen."""
+    driver = open_driver(path)
+    driver.setup(SCHEMA)
+    driver.insert(THINGS, [thing("a", title_key="t", rank_key=1), thing("b")])
+    call = PRIMITIVES[primitive]
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+
+    def interrupted() -> None:
+        if busy:  # the way through the gate
+            link = cast("SQLiteLink", driver._link())
+            execute = link._execute
+            failures = iter([True])
+
+            def refuse_once(sql: str, *arguments: object) -> object:
+                if sql.startswith("BEGIN") and next(failures, False):
+                    raise busy_error()
+                return execute(sql, *arguments)
+
+            link._execute = refuse_once
+            try:
+                call(driver)
+            finally:
+                link._execute = execute
+        else:
+            call(driver)
+
+    positions = []
+    for position in at_every_line(interrupted, "moorage_sql"):
+        positions.append(position)
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM moorage_things WHERE id IN ('n', 'm')")
+        other.execute("COMMIT")
+        assert driver._link().depth == 0
+        held: list[bool] = []
+        lock = driver._link().lock
+        looker = threading.Thread(target=lambda lock=lock, held=held: held.append(is_free(lock)))
+        looker.start()
+        looker.join()
+        assert held == [True]
+        assert gate_is_free(path)
+    assert len(positions) > 5 or primitive == "setup"
+    other.close()
+    assert driver.insert(THINGS, [thing("z")]) == []
+    driver.close()
+
+
+def is_free(lock: threading.RLock) -> bool:
+    if lock.acquire(blocking=False):
+        lock.release()
+        return True
+    return False
+
+
+def gate_is_free(path: Path) -> bool:
+    gate = Path(f"{path}-gate")
+    if not gate.exists():
+        return True
+    with gate.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def busy_error() -> sqlite3.OperationalError:
+    """What SQLite says where another has the write lock."""
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
+    return error
 
 
 def test_a_transaction_that_an_interrupt_left_open_is_no_obstacle(driver: SQLiteDriver) -> None:

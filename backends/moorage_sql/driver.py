@@ -161,7 +161,10 @@ class SQLDriver(Driver):
     def setup(self, schema: Schema, *, upgrade: bool = False) -> None:
         """See `Driver.setup`; one SELECT where nothing is missing."""
         link = self._link()
-        if self._is_complete(self._versions(link), schema, upgrade=upgrade):
+        stored = self._versions(link)
+        if stored is None and (former := self._versions(link, self.naming.former)) is not None:
+            schema.accepts(former.get(SCHEMA_ROW, 0), self.shown, upgrade=upgrade)
+        elif self._is_complete(stored, schema, upgrade=upgrade):
             return
         if self.read_only:
             raise StorageDamaged(
@@ -169,6 +172,9 @@ class SQLDriver(Driver):
             )
         with self._exclusive(link):
             tables = self._tables(link)
+            if upgrade and self.naming.former.schema in tables and self.naming.schema not in tables:
+                self._take_over(link, schema, tables)
+                tables = self._tables(link)
             stored = self._versions(link) if self.naming.schema in tables else None
             if self._is_complete(stored, schema, upgrade=upgrade):
                 return
@@ -181,13 +187,40 @@ class SQLDriver(Driver):
                     )
             self._create(link, schema, tables, stored)
 
-    def _versions(self, link: Link) -> dict[str, int] | None:
+    def _versions(self, link: Link, naming: Naming | None = None) -> dict[str, int] | None:
         """The version of the schema and of each collection; None where there is no schema table."""
+        mark = self.flavour.quotation_mark  # SQLAlchemy's own quoting would have to be imported first
         try:
-            rows = link.read(f"SELECT name, version FROM {self._schema_table}")
+            rows = link.read(f"SELECT name, version FROM {mark}{(naming or self.naming).schema}{mark}")
         except MissingTable:
             return None
         return cast("dict[str, int]", dict(cast("list[tuple[str, int]]", rows)))
+
+    def _take_over(self, link: Link, schema: Schema, tables: set[str]) -> None:
+        """Give the tables of a storage of schema 1 the names that they have now; the schema's own one last.
+
+        Where that is no transaction, a call that was cut short leaves the schema under its former name, or has ended.
+        """
+        former = self.naming.former
+        for collection in schema.collections:
+            for fields in self._plan(collection).format.string_tallies if self.has_tallies else ():
+                if former.tally(collection, fields) in tables:
+                    self._drop_tally(link, former, collection, fields)
+        names = [(former.table(one.name), self.naming.table(one.name)) for one in schema.collections]
+        moved = [(old, new) for old, new in names if old != new and old in tables]
+        self._rename(link, [*moved, (former.schema, self.naming.schema)])
+
+    def _rename(self, link: Link, tables: Sequence[tuple[str, str]]) -> None:
+        quote = self.flavour.dialect().identifier_preparer.quote
+        for old, new in tables:
+            link.command(f"ALTER TABLE {quote(old)} RENAME TO {quote(new)}")
+
+    def _drop_tally(self, link: Link, naming: Naming, collection: Collection, fields: tuple[str, ...]) -> None:
+        """Drop the table of counts and its triggers, as a naming calls them."""
+
+    def _drop_index(self, link: Link, table: str, name: str) -> None:
+        del table
+        link.command(f"DROP INDEX {self.flavour.dialect().identifier_preparer.quote(name)}")
 
     def _is_complete(self, stored: dict[str, int] | None, schema: Schema, *, upgrade: bool) -> bool:
         version = (stored or {}).get(SCHEMA_ROW, ANNOUNCED)
@@ -216,6 +249,10 @@ class SQLDriver(Driver):
             else:
                 self._run(link, CreateTable(table))
             existing = self._indexes(link, table.name)
+            declared = {cast("str", index.name) for index in plan.indexes()}
+            for name in sorted(existing - declared):
+                if self.naming.is_index(name) or self.naming.former.is_index(name):
+                    self._drop_index(link, table.name, name)
             for index in plan.indexes():
                 if index.name not in existing:
                     self._run(link, CreateIndex(index))

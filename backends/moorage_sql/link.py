@@ -110,36 +110,43 @@ class Link(abc.ABC):
     def _atomic(self) -> Iterator[None]:
         with self.lock:
             self.check_transaction()
-            savepoint = f"moorage_{self.depth}" if self.depth else ""
-            if savepoint:
-                self.command(f"SAVEPOINT {savepoint}")
-            else:
-                self.begin()
-            self.depth += 1
-            try:
+            outer = self.depth
+            savepoint = f"moorage_{outer}" if outer else ""
+            done = False
+            try:  # from the first step on: an interruption may come between any two
+                if savepoint:
+                    self.command(f"SAVEPOINT {savepoint}")
+                else:
+                    self.begin()
+                self.depth = outer + 1
                 yield
-            except BaseException:
-                self._undo(savepoint)
-                raise
-            if self.broken is not None:
-                error = self.broken
-                self._undo(savepoint)
-                raise Unavailable("the transaction was undone: one of its statements had failed") from error
-            self.depth -= 1
-            if savepoint:
-                self.command(f"RELEASE SAVEPOINT {savepoint}")
-            else:
-                try:
+                self._refuse_broken()
+                self.depth = outer
+                if savepoint:
+                    self.command(f"RELEASE SAVEPOINT {savepoint}")
+                else:
                     self.commit()
-                finally:
+                done = True
+            except BaseException:
+                self.depth = outer
+                if savepoint:
+                    self._undo(savepoint)
+                else:
+                    self.rollback()
+                raise
+            finally:
+                self.depth = outer
+                if not outer:
+                    if not done:  # where the first attempt was interrupted; otherwise there is nothing to undo
+                        self.rollback()
                     self._finish()
 
+    def _refuse_broken(self) -> None:
+        if self.broken is not None:
+            raise Unavailable("the transaction was undone: one of its statements had failed") from self.broken
+
     def _undo(self, savepoint: str) -> None:
-        self.depth -= 1
-        if not savepoint:
-            self.rollback()
-            self._finish()
-        elif self.broken is None:
+        if self.broken is None:
             # If even this fails, the error has been noted in `broken` and the whole transaction goes.
             with contextlib.suppress(Exception):
                 self.command(f"ROLLBACK TO SAVEPOINT {savepoint}")

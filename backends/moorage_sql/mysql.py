@@ -292,6 +292,15 @@ class MySQLDriver(ServerDriver):
         finally:
             link.read("SELECT release_lock(%s)", (name,))
 
+    def _rename(self, link: Link, tables: Sequence[tuple[str, str]]) -> None:
+        quote = self.flavour.dialect().identifier_preparer.quote
+        moves = ", ".join(f"{quote(old)} TO {quote(new)}" for old, new in tables)
+        link.command(f"RENAME TABLE {moves}")  # all of them or none
+
+    def _drop_index(self, link: Link, table: str, name: str) -> None:
+        quote = self.flavour.dialect().identifier_preparer.quote
+        link.command(f"DROP INDEX {quote(name)} ON {quote(table)}")
+
     def _tables(self, link: Link) -> set[str]:
         rows = link.read("SELECT table_name FROM information_schema.tables WHERE table_schema = database()")
         return {cast("str", name) for (name,) in rows}

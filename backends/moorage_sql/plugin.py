@@ -11,6 +11,7 @@ from moorage.errors import ConfigurationError
 from moorage.files import FILE_OPTIONS, file_url
 from moorage.plugins import CONNECT_TIMEOUT, Backend, Option, hookimpl
 from moorage.url import authority, check_fields
+from moorage_sql.tables import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +74,7 @@ def _server_url(type_: str, scheme: str) -> Callable[[Mapping[str, object]], str
 
 _PREFIX = Option(
     name="prefix",
-    default="",
+    default=PREFIX,
     help="what the names of all tables begin with; storages of different prefixes share a database without noticing",
 )
 _STATEMENT_TIMEOUT = Option(

@@ -23,7 +23,7 @@ from moorage.errors import (
 from moorage_sql.link import Conflict, MissingTable
 from moorage_sql.server import LONGEST_PAUSE, ServerDriver, ServerLink, hosts, seconds
 from moorage_sql.statements import Flavour
-from moorage_sql.tables import ColumnTypes, tally_name
+from moorage_sql.tables import ColumnTypes, Naming, tally_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from moorage.driver import Changes, Document
     from moorage.filters import Order
     from moorage.plugins import OptionValue
-    from moorage.schema import Kind
+    from moorage.schema import Collection, Kind
     from moorage.url import StorageURL
     from moorage_sql.link import Link
     from moorage_sql.server import Connection
@@ -309,6 +309,13 @@ class PostgreSQLDriver(ServerDriver):
             "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() AND tablename = %s", (table,)
         )
         return {cast("str", name) for (name,) in rows}
+
+    def _drop_tally(self, link: Link, naming: Naming, collection: Collection, fields: tuple[str, ...]) -> None:
+        quote = self.flavour.dialect().identifier_preparer.quote
+        for event in _TRIGGER_EVENTS:
+            name = naming.trigger(tally_name(collection, fields), event)
+            link.command(f"DROP FUNCTION IF EXISTS {quote(name)}() CASCADE")
+        link.command(f"DROP TABLE {quote(naming.tally(collection, fields))}")
 
     def _create_tally(self, link: Link, plan: Plan, fields: tuple[str, ...]) -> None:
         collection = plan.collection

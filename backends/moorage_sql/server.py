@@ -19,7 +19,7 @@ from moorage.driver import Instant
 from moorage.errors import ConfigurationError, InvalidArgument, OutcomeUnknown, StorageClosed, Unavailable, shown
 from moorage_sql.driver import SQLDriver
 from moorage_sql.link import Link
-from moorage_sql.tables import SCHEMA_ROW, Naming
+from moorage_sql.tables import PREFIX, SCHEMA_ROW, Naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -257,7 +257,7 @@ class ServerDriver(SQLDriver):
         self._clock_mutex = threading.Lock()
         self._opening = forks.Calls()
         naming = Naming(_prefix(options["prefix"]))
-        if naming.prefix:
+        if naming.prefix != PREFIX:
             url = attrs.evolve(url, query={**url.query, "prefix": naming.prefix})
         super().__init__(flavour, shown=str(url), read_only=read_only, naming=naming)
 

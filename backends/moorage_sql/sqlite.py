@@ -33,7 +33,7 @@ from moorage.files import NETWORK_FILE_SYSTEMS, boot_clock, file_system, path_of
 from moorage_sql.driver import SQLDriver
 from moorage_sql.link import Conflict, Link, MissingTable
 from moorage_sql.statements import Flavour
-from moorage_sql.tables import SCHEMA_TABLE, ColumnTypes, tally_name
+from moorage_sql.tables import ColumnTypes, Naming, tally_name
 
 if sys.platform == "win32":
     fcntl = None
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from moorage.codec import Plain
     from moorage.plugins import OptionValue
+    from moorage.schema import Collection
     from moorage.url import StorageURL
     from moorage_sql.statements import Parameter, Plan
     from moorage_sql.tables import Cell, Row
@@ -65,8 +66,6 @@ _GATE_POLL = (0.0005, 0.004)
 """Between two attempts at the gate, after a long wait and at first."""
 _TURN = 0.025
 """How long one who had to wait may write before the next at the gate is let in."""
-_LOOK = 1.0
-"""Between two looks at whether the file is still the one that was opened."""
 _YIELD = 0.001
 """How long it then keeps still."""
 _WAL_LIMIT = 64 * 2**20
@@ -136,8 +135,8 @@ class SQLiteLink(Link):
         self.gate: int | None = None
         self._has_gate = fcntl is not None and not driver.read_only
         self._turn_ends = math.inf
-        self._look_again = 0.0
         self._identity: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
         self._execute: Callable[..., sqlite3.Cursor] = self._open_and_execute
 
     # The connection
@@ -176,7 +175,7 @@ class SQLiteLink(Link):
                 break
         self._connection = connection
         self._execute = connection.execute
-        self._identity = driver.identity()
+        self._identity, self._log = driver.identity(), None
 
     def _open_and_execute(self, sql: str, arguments: Sequence[Parameter] = ()) -> sqlite3.Cursor:
         """Stands in for `sqlite3.Connection.execute` until the connection is open."""
@@ -204,10 +203,14 @@ class SQLiteLink(Link):
         self._stand_aside()
         with self.lock:
             try:
-                return self._execute(sql, arguments).fetchall()
+                rows: list[Row] = self._execute(sql, arguments).fetchall()
             except _RAISED as error:
                 if not _is_busy(error):
                     raise self._failed(error, writing=False) from error
+            else:
+                if not self.depth:
+                    self._check_file()
+                return rows
             # Only without WAL, or while SQLite recovers a file after a crash.
             self.check_transaction()
             return self._patiently(lambda: self._execute(sql, arguments).fetchall())
@@ -234,13 +237,14 @@ class SQLiteLink(Link):
                     return self._execute(sql, arguments).rowcount
                 except _RAISED as error:
                     raise self._failed(error, writing=True) from error
-            self.begin()
             try:
+                self.begin()
                 changed = self._execute(sql, arguments).rowcount
                 self._execute("COMMIT")
             except BaseException as error:
                 self._leave(error)
                 raise
+            self._check_file()
             return changed
 
     def write_returning(self, sql: str, arguments: Sequence[Parameter], *, risky: bool = False) -> list[Row]:
@@ -253,13 +257,14 @@ class SQLiteLink(Link):
                     return self._execute(sql, arguments).fetchall()
                 except _RAISED as error:
                     raise self._failed(error, writing=True) from error
-            self.begin()
             try:
+                self.begin()
                 rows: list[Row] = self._execute(sql, arguments).fetchall()
                 self._execute("COMMIT")
             except BaseException as error:
                 self._leave(error)
                 raise
+            self._check_file()
             return rows
 
     def atomic(self) -> AbstractContextManager[None]:
@@ -294,8 +299,6 @@ class SQLiteLink(Link):
         now = time.monotonic()
         if now > self._turn_ends:
             self._end_turn()
-        if now > self._look_again:
-            self._check_identity(now)
         try:
             self._execute("BEGIN" if self._driver.read_only else "BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -308,16 +311,23 @@ class SQLiteLink(Link):
             return
         self._wait_for_write_lock()
 
-    def _check_identity(self, now: float) -> None:
-        """Once a second: a file that was removed or replaced would take writes that nobody ever sees again."""
-        if self._connection is None:
+    def _check_file(self) -> None:
+        """Acknowledge nothing that went into a file which is not the one of this path any more.
+
+        It is looked at after the commit: so what is acknowledged was in the file at its path, at a moment after that.
+
+        Raises:
+            StorageDamaged: the file, or its log, was moved, deleted or replaced.
+        """
+        log = self._driver.log_identity()
+        if self._log is None:
+            self._log = log
+        if self._driver.identity() == self._identity and log == self._log:
             return
-        self._look_again = now + _LOOK
-        if self._driver.identity() != self._identity:
-            raise StorageDamaged(
-                f"{self._driver.path} was moved, deleted or replaced while it was in use, and what is written now "
-                "would be lost; open the storage again"
-            )
+        raise StorageDamaged(
+            f"{self._driver.path} was moved, deleted or replaced while it was in use, and what is written now would be "
+            "lost; open the storage again"
+        )
 
     def commit(self) -> None:
         """See `Link.commit`."""
@@ -326,9 +336,11 @@ class SQLiteLink(Link):
         except BaseException as error:
             self._leave(error)
             raise
+        self._check_file()
 
     def rollback(self) -> None:
         """See `Link.rollback`."""
+        self._leave_gate()
         connection = self._connection
         if connection is None or not connection.in_transaction:
             return
@@ -339,7 +351,18 @@ class SQLiteLink(Link):
                 self.pause()
 
     def _leave(self, error: BaseException) -> None:
-        """Undo a transaction that failed; raises the translation of what the database said."""
+        """Undo a transaction that failed; raises the translation of what the database said.
+
+        Whatever interrupts this, nothing is held afterwards: neither the transaction nor the gate.
+        """
+        try:
+            self._undo_or_commit(error)
+        finally:
+            if self._connection is not None and self._connection.in_transaction:
+                self.rollback()
+            self._leave_gate()
+
+    def _undo_or_commit(self, error: BaseException) -> None:
         if _is_busy(error) and self._connection is not None and self._connection.in_transaction:
             # Without WAL readers keep a commit waiting.
             try:
@@ -366,24 +389,20 @@ class SQLiteLink(Link):
 
     def _wait_for_write_lock(self) -> None:
         deadline = time.monotonic() + self._driver.busy_timeout
-        # Neither closing the storage nor a fork shall wait for one who waits.
-        self.lock.release()
-        held = False
         try:
-            gate = self._pass_gate(deadline)
-            try:
-                while not (held := self._try_begin()):
-                    if time.monotonic() >= deadline:
-                        raise Unavailable(
-                            f"{self._driver.shown}: another process has held the write lock for "
-                            f"{self._driver.busy_timeout:g} s; is one stopped in the middle of a transaction?"
-                        )
-                    time.sleep(random.uniform(*_WAIT))
-            finally:
-                if gate:
-                    self._leave_gate()
+            # Neither closing the storage nor a fork shall wait for one who waits.
+            self.lock.release()
+            self._pass_gate(deadline)
+            while not self._try_begin():
+                if time.monotonic() >= deadline:
+                    raise Unavailable(
+                        f"{self._driver.shown}: another process has held the write lock for "
+                        f"{self._driver.busy_timeout:g} s; is one stopped in the middle of a transaction?"
+                    )
+                time.sleep(random.uniform(*_WAIT))
         finally:
-            if not held:
+            self._leave_gate()
+            if not self.lock._is_owned():  # type: ignore[attr-defined]  # what `threading.Condition` asks
                 self.lock.acquire()
         self._turn_ends = time.monotonic() + _TURN
 
@@ -402,8 +421,8 @@ class SQLiteLink(Link):
                 self.lock.release()
         return begun
 
-    def _pass_gate(self, deadline: float) -> bool:
-        """Wait at the gate; whether it is held, for it may be that it cannot be had."""
+    def _pass_gate(self, deadline: float) -> None:
+        """Wait at the gate; it may be that it cannot be had, and is not held then."""
         began = time.monotonic()
         # Whoever has just lost the lock lets those go first who wait already.
         time.sleep(min(random.uniform(*_STAND_BACK), self._driver.busy_timeout))
@@ -411,10 +430,9 @@ class SQLiteLink(Link):
             held = self._try_gate()
             now = time.monotonic()
             if held or now >= deadline:
-                return held
+                return
             # The longer the wait so far, the more often it is tried: this comes near to a queue.
             time.sleep(max(_GATE_POLL[0], _GATE_POLL[1] - (now - began) / 10))
-        return False
 
     def _try_gate(self) -> bool:
         try:
@@ -445,10 +463,11 @@ class SQLiteLink(Link):
         self._turn_ends = math.inf
         if not self._has_gate:
             return
-        if self._try_gate():
+        try:
+            if not self._try_gate():
+                time.sleep(_YIELD)
+        finally:
             self._leave_gate()
-        else:
-            time.sleep(_YIELD)
 
     # Errors
 
@@ -523,6 +542,7 @@ class SQLiteDriver(SQLDriver):
             raise ConfigurationError(f"option 'busy_timeout' must be 0 seconds or more, not {self.busy_timeout:g}")
         mode = "ro" if read_only else "rwc"
         self.uri = f"file:{quote(self.path)}?mode={mode}"
+        self._log = f"{self.path}-wal"
         self._held: list[SQLiteLink] = []
         self._is_quiet = True
         self.is_forking = False
@@ -570,11 +590,11 @@ class SQLiteDriver(SQLDriver):
 
     def identity(self) -> tuple[int, int] | None:
         """Which file it is that has this name now."""
-        try:
-            status = os.stat(self.path)  # noqa: PTH116  (on the way of every write)
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+        return _identity(self.path)
+
+    def log_identity(self) -> tuple[int, int] | None:
+        """Which file is its write-ahead log now, where it has one; it stays the same while a connection is open."""
+        return None if self.network else _identity(self._log)
 
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Set up a new connection."""
@@ -683,6 +703,12 @@ class SQLiteDriver(SQLDriver):
         rows = link.read("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?", (table,))
         return {cast("str", name) for (name,) in rows}
 
+    def _drop_tally(self, link: Link, naming: Naming, collection: Collection, fields: tuple[str, ...]) -> None:
+        quoted = self.flavour.dialect().identifier_preparer.quote
+        for event in ("insert", "update", "delete"):
+            link.command(f"DROP TRIGGER IF EXISTS {quoted(naming.trigger(tally_name(collection, fields), event))}")
+        link.command(f"DROP TABLE {quoted(naming.tally(collection, fields))}")
+
     def _create_tally(self, link: Link, plan: Plan, fields: tuple[str, ...]) -> None:
         collection = plan.collection
         quoted = self.flavour.dialect().identifier_preparer.quote
@@ -765,7 +791,16 @@ def _may_be_storage(path: Path) -> bool:
     finally:
         if connection is not None:
             connection.close()
-    return not tables or SCHEMA_TABLE in tables
+    naming = Naming()
+    return not tables or not tables.isdisjoint((naming.schema, naming.former.schema))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  (on the way of every write)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_busy(error: BaseException) -> bool:

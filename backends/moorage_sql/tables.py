@@ -28,7 +28,11 @@ Row: TypeAlias = tuple[Cell, ...]
 ID_LENGTH = 600
 STRING_LENGTH = 255
 TIME_LENGTH = 32
-SCHEMA_TABLE = "moorage_schema"
+PREFIX = "moorage_"
+"""What the names of all tables begin with unless the user says otherwise: others have ``trials``, too."""
+SCHEMA_TABLE = "schema"
+FORMER_SCHEMA_TABLE = "holdfast_schema"
+"""What it was called when storages had the schema 1, and their tables no prefix by default."""
 SCHEMA_ROW = "schema"
 """The row of the schema table that holds the version; each other row is named after a table, without its prefix."""
 ANNOUNCED = -1
@@ -69,12 +73,22 @@ class Naming:
         prefix: what all these names begin with; one for each storage of a database.
     """
 
-    prefix: str = ""
+    prefix: str = PREFIX
+    schema_table: str = SCHEMA_TABLE
 
     @property
     def schema(self) -> str:
         """The table that records the version of the schema."""
-        return self.table(SCHEMA_TABLE)
+        return self.table(self.schema_table)
+
+    @property
+    def former(self) -> Naming:
+        """What the tables of the same storage were called under schema 1."""
+        return Naming("" if self.prefix == PREFIX else self.prefix, FORMER_SCHEMA_TABLE)
+
+    def is_index(self, name: str) -> bool:
+        """Whether an index is one that this naming gives."""
+        return name.startswith((f"{self.prefix}uq_", f"{self.prefix}ix_"))
 
     def table(self, name: str) -> str:
         """The table of the collection, or of the tally, of this name."""

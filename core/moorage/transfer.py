@@ -422,7 +422,7 @@ class _Loader:
         collection, batch = self._collection, self._batch
         self._batch, self._bytes = [], 0
         refused = self._waist.insert(collection, [document for document, _ in batch])
-        stored = self._stored(collection, [batch[one.position][0].id for one in refused])
+        stored = self._stored(collection, [batch[one.position][0] for one in refused])
         for one in refused:
             document, line = batch[one.position]
             if stored.get(document.id) == line or (collection is COUNTERS and self._count_on(document)):
@@ -443,13 +443,15 @@ class _Loader:
         self._waist.patch_one(COUNTERS, counter.id, (Comparison("value", "<", value),), {"value": value})
         return True
 
-    def _stored(self, collection: Collection, identifiers: list[str]) -> dict[str, bytes]:
+    def _stored(self, collection: Collection, given: list[Document]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
+        by_id = {one.id: one for one in given}
+        identifiers = list(by_id)
         for start in range(0, len(identifiers), IN_LIMIT):
             among = Comparison("id", "in", tuple(identifiers[start : start + IN_LIMIT]))
             for one in self._waist.find(collection, (among,)):
                 if collection is TRIALS and not self.numbered:
-                    one.body["number"] = None
+                    one.body |= {"number": None, "write": by_id[one.id].body.get("write")}
                 found[one.id] = _canonical(collection, one)
         return found
 

@@ -1,0 +1,76 @@
+"""Ctrl-C at every line: what a primitive leaves behind wherever it is interrupted."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import Any
+
+
+def at_every_line(call: Callable[[], object], package: str) -> Iterator[int]:
+    """Call again and again, each time interrupted one line later within a package, until it comes to its end.
+
+    Yields after each interruption, to look at what it has left.
+
+    Args:
+        call: what is interrupted; it must be possible to call it again.
+        package: the part of a path that names the files whose lines count.
+    """
+    position = 0
+    while True:
+        position += 1
+        if not _interrupted(call, package, position):
+            return
+        yield position
+
+
+def _is_seam(frame: FrameType) -> bool:
+    """Whether a line is a ``with`` or a ``try``.
+
+    They are traced where no handler is in force, but Python lets no signal in there: a ``with`` once more when its
+    block is left, before the exit, and a ``try`` on an instruction that does nothing.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return line.startswith("with ") or line.partition("#")[0].strip() == "try:"
+
+
+def _is_finalizing(frame: FrameType | None) -> bool:
+    """Whether this is part of a finalizer: Python drops what is raised there, and goes on elsewhere."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupted(call: Callable[[], object], package: str, position: int) -> bool:
+    left = position
+
+    def on_line(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        del argument
+        if event == "line" and not _is_seam(frame):
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return on_line
+
+    def on_call(frame: FrameType, event: str, argument: object) -> Any:
+        del event, argument
+        return on_line if package in frame.f_code.co_filename and not _is_finalizing(frame) else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return left <= 0
