@@ -28,7 +28,7 @@ from moorage.protocol.transitions import Transitions
 from moorage.records import Experiment, Params, Trial, check_text, derive_trial_id, utcnow
 from moorage.schema import ATTEMPTS, TRIALS
 from moorage.space import param_types
-from moorage.statuses import TrialStatus
+from moorage.statuses import ExperimentStatus, TrialStatus
 from moorage.waist import write_id
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class _Sequence:
 
 
 places = _Sequence()
+
+HANDING_OUT = (ExperimentStatus.CREATED.value, ExperimentStatus.RUNNING.value)
+"""The statuses of an experiment that hands out trials."""
 
 
 class _Occupied(Exception):
@@ -346,7 +349,7 @@ def why_not(experiment: Experiment) -> str:
 
 def hands_out(experiment: Experiment) -> bool:
     """Whether an experiment hands out trials: it has not ended, and nobody asked it to stop."""
-    return experiment.stop_requested is None and experiment.status in ("created", "running")
+    return experiment.stop_requested is None and experiment.status in HANDING_OUT
 
 
 def _trial_given(

@@ -11,7 +11,7 @@ from moorage.errors import FailedUpdate, IllegalTransition, MissingArguments, Tr
 from moorage.filters import Filter, Order, equal
 from moorage.lock import process_name
 from moorage.protocol.asking import IN_QUEUE, VISIBLE, ExperimentOrId, TrialOrId
-from moorage.protocol.registration import hands_out, places
+from moorage.protocol.registration import HANDING_OUT, places
 from moorage.protocol.resources import resource_name
 from moorage.protocol.transitions import Transitions
 from moorage.protocol.trials import ReadTrials
@@ -121,17 +121,17 @@ class WriteReservations(ReadReservations, Transitions):
         mark = equal(experiment=experiment, status=TrialStatus.RESERVED.value)
 
         def steps() -> Document | None:
-            stored = self._experiment(experiment)
-            if not self._waist.repeated and not self._hands_out(stored):
+            stored = self._experiment_document(experiment).body
+            if not self._waist.repeated and not self._hands_out(experiment, stored):
                 return None
             found = self._waist.claim(TRIALS, wanted, changes, IN_QUEUE, mark, write=write)
             if found is not None:
                 self._waist.insert(ATTEMPTS, [mapping.attempt_document(found, write=write)])
-                if stored.status is ExperimentStatus.CREATED:
+                if stored.get("status") == ExperimentStatus.CREATED.value:
                     created = (*equal(status=ExperimentStatus.CREATED.value), *VISIBLE)
                     started: dict[str, Plain] = {
                         "status": ExperimentStatus.RUNNING.value,
-                        "started": encode_time(stored.started or utcnow()),
+                        "started": stored.get("started") or encode_time(utcnow()),
                     }
                     self._waist.patch_one(EXPERIMENTS, experiment, created, started, write=other)
             return found
@@ -144,13 +144,12 @@ class WriteReservations(ReadReservations, Transitions):
             self._tell_status(experiment, reserved.id, None, TrialStatus.RESERVED)
         return reserved
 
-    def _hands_out(self, experiment: Experiment) -> bool:
-        if not hands_out(experiment):
+    def _hands_out(self, experiment: str, stored: Mapping[str, Plain]) -> bool:
+        if stored.get("stop_requested") is not None or stored.get("status") not in HANDING_OUT:
             return False
-        if experiment.max_broken is None:
-            return True
-        broken = equal(experiment=experiment.id, status=TrialStatus.BROKEN.value)
-        return self._waist.count(TRIALS, broken) < experiment.max_broken
+        most = cast("int | None", stored.get("max_broken"))
+        broken = equal(experiment=experiment, status=TrialStatus.BROKEN.value)
+        return most is None or self._waist.count(TRIALS, broken) < most
 
     def recover_lost_trials(
         self, experiment: ExperimentOrId = None, *, uid: str | None = None, timeout: float | None = None
