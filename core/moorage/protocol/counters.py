@@ -72,6 +72,12 @@ class Counters(Base):
         floor = cast("int", counter.body["value"])
         return max(floor, cast("int", found[0].body["number"]) + 1) if found else floor
 
+    def _count_on(self, experiment: str) -> None:
+        """Remember, where there are no transactions, the highest number that was given: its trial is to be deleted."""
+        number = self._next_free_number(experiment)
+        behind = (Comparison("value", "<", number),)
+        self._waist.patch_one(COUNTERS, trials_counter(experiment), behind, {"value": number})
+
     def number_trials(self) -> None:
         """Number the trials of experiments that an older release, or its dump, has left without numbers."""
         for experiment in self._waist.find(EXPERIMENTS, VISIBLE):

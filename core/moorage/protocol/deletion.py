@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from moorage import mapping
 from moorage.filters import Comparison, Filter, equal
-from moorage.protocol.base import Base
+from moorage.protocol.counters import Counters
 from moorage.schema import ATTEMPTS, MEASUREMENTS, TRIALS
 from moorage.waist import IN_LIMIT
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Deletion(Base):
+class Deletion(Counters):
     """Deletes trials, for those who delete trials and those who delete experiments."""
 
     def _delete_matching(self, experiment: str, wanted: Filter) -> int:

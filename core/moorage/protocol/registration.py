@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from moorage.errors import (
     InvalidType,
     MissingArguments,
     TrialLimitReached,
+    UniqueViolation,
     shown,
 )
 from moorage.filters import Comparison, equal
@@ -308,8 +310,9 @@ class Registration(Transitions, Counters):
                 return
             document = batch.documents[last]
             unchanged = equal(number=document.body["number"])
-            if self._waist.patch_one(TRIALS, document.id, unchanged, {"number": gap}):
-                document.body["number"] = gap
+            with contextlib.suppress(UniqueViolation):  # somebody else has closed it
+                if self._waist.patch_one(TRIALS, document.id, unchanged, {"number": gap}):
+                    document.body["number"] = gap
 
     def _take_back(self, batch: _Batch, positions: Sequence[int]) -> None:
         for some in parts([batch.documents[place].id for place in positions]):

@@ -531,6 +531,9 @@ class WriteTrials(ReadTrials, Transitions, Deletion):
         """
         identifier = self._experiment_id(experiment, uid)
         wanted = (*equal(experiment=identifier), *trial_filter(identifier, where))
+        if not self._waist.transactional:
+            self._require_experiment(identifier)
+            self._count_on(identifier)
         gone = self._delete_matching(identifier, wanted)
         if not gone:
             self._require_experiment(identifier)
