@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage import ExperimentStatus, Trial, TrialStatus
+from moorage.comparing import values_at
 from moorage.errors import InvalidQuery
 from moorage.filters import Comparison, compare, lookup, parse
 from moorage.schema import EXPERIMENTS, TRIALS
@@ -184,17 +185,20 @@ def meets(stored: object, word: str, value: object) -> bool:
     return {"$lt": stored < value, "$lte": stored <= value, "$gt": stored > value, "$gte": stored >= value}[word]
 
 
-def reach(row: Mapping[str, object], path: str) -> object:
-    if path in row:
-        return row[path]
-    head, dot, rest = path.partition(".")
-    inner = row.get(head)
-    return reach(inner, rest) if dot and isinstance(inner, dict) else None
+def reach(row: object, path: str) -> list[object]:
+    """All that can be meant by a path."""
+    found: list[object] = []
+    for name, inner in row.items() if isinstance(row, dict) else ():
+        if path == name:
+            found.append(inner)
+        elif path.startswith(f"{name}."):
+            found += reach(inner, path[len(name) + 1 :])
+    return found
 
 
 def is_wanted(row: Mapping[str, object], query: Mapping[str, object]) -> bool:
     return all(
-        meets(reach(row, field), word, value)
+        (all if word in ("$ne", "$nin") else any)(meets(stored, word, value) for stored in reach(row, field) or [None])
         for field, condition in query.items()
         for word, value in (condition if isinstance(condition, dict) else {"$eq": condition}).items()
     )
@@ -227,7 +231,10 @@ def test_names_with_dots_are_reached_on_every_backend(storage: Storage) -> None:
             assert found.params.get(name, value) == value
 
 
-def test_lookup_prefers_the_name_that_is_all_of_the_rest() -> None:
+def test_a_path_is_read_in_every_way_the_longest_name_first() -> None:
+    assert values_at({"a": {"b": 1}, "a.b": 2}, "a.b") == [2, 1]
+    assert values_at({"x": {"a.b": {"c": 1}, "a": {"b.c": 2, "b": {"c": 3}}, "a.b.c": 4}}, "x.a.b.c") == [4, 1, 2, 3]
+    assert values_at({"x": {"a": [1]}}, "x.a.0") == []
     assert lookup({"a": {"b": 1}, "a.b": 2}, "a.b") == 2
     assert lookup({"a": {"b": 1}}, "a.b") == 1
     assert lookup({"a": {"b.c": 1, "b": {"c": 2}}}, "a.b.c") == 1

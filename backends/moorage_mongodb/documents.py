@@ -17,11 +17,12 @@ from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 from bson.int64 import Int64
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from moorage.codec import MAPPINGS, named_keys
 from moorage.driver import Document, Increment
 from moorage.errors import StorageDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from moorage.codec import Plain
     from moorage.driver import Changes
@@ -32,7 +33,7 @@ Stored: TypeAlias = dict[str, Any]
 """A document, a filter or an update, as pymongo takes it."""
 
 _SPECIAL = re.compile(r"[%.]|\A\$")
-_LONGEST_PATH = 50
+_MOST_DOTS = 3
 _OWN = frozenset({"_id", "revision"})
 _OPERATORS = {"=": "$eq", "!=": "$ne", "<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte", "in": "$in"}
 
@@ -200,18 +201,33 @@ def _index(fields: Sequence[str], before: str = "", **options: object) -> IndexM
 def _superset(one: Comparison) -> Stored | None:
     """What everything fulfils that fulfils a comparison with a list, a dict, or what lies on a path; None if unknown.
 
-    At each level of a path all that remains of it may be one key.
+    What lies there may also be in a dict with a tag, which only the core can read.
     """
     values = one.value if isinstance(one.value, tuple) else (one.value,)
     if one.operator == "!=" or any(value is None or isinstance(value, (list, dict)) for value in values):
         return None
     if one.operator not in ("=", "in") and any(isinstance(value, bool) for value in values):
         return None
-    keys = one.field.split(".")
-    if len(keys) > _LONGEST_PATH:
+    field, _, path = one.field.partition(".")
+    if path.count(".") > _MOST_DOTS:
         return None
-    value = list(values) if one.operator == "in" else cast("Plain", one.value)
-    paths = [
-        ".".join([*map(encode_key, keys[:count]), encode_key(".".join(keys[count:]))]) for count in range(len(keys))
-    ]
-    return {"$or": [{path: {_OPERATORS[one.operator]: value}} for path in paths]}
+    how, value = _OPERATORS[one.operator], list(values) if one.operator == "in" else cast("Plain", one.value)
+    names = {encode_key(one.field): None}
+    wrapped: dict[str, None] = {}
+    for keys in _key_paths(path):
+        parts = [field, *map(encode_key, keys)]
+        names[".".join(parts)] = None
+        wrapped |= {".".join((*parts[:end], encode_key(tag))): None for end in range(1, len(parts)) for tag in MAPPINGS}
+    wanted: list[Stored] = [{name: condition} for name in names for condition in ({how: value}, {"$type": "object"})]
+    return {"$or": [*wanted, *({name: {"$exists": True}} for name in wrapped)]}
+
+
+def _key_paths(path: str) -> Iterator[tuple[str, ...]]:
+    """The keys that a path may stand for: each name in it may hold dots."""
+    for key in named_keys(path):
+        yield (key,)
+    end = path.find(".")
+    while end >= 0:
+        for key in named_keys(path[:end]):
+            yield from ((key, *rest) for rest in _key_paths(path[end + 1 :]))
+        end = path.find(".", end + 1)

@@ -1,8 +1,10 @@
 """From Python values to plain ones, which every database keeps exactly, and back.
 
 Plain is: str, 64-bit int, finite float, bool, None, list, and dict with str keys. Everything else is wrapped in a dict
-with one key that starts with ``~`` and names the type; a user's dict with such a key is wrapped as well. There is no
-pickle: a stored pickle is code that runs on load.
+with one key, a *tag*: ``~`` and the name of the type. There is no pickle: a stored pickle is code that runs on load.
+
+A key of a user's dict stands for itself, so that queries find what is behind it, unless it could be taken for a tag or
+cannot be stored: ``~x`` is stored as ``~~x``, and what is no text, or no clean one, as ``~=`` and its JSON (``~=1``).
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 
 TAG = "~"
+_KEYS = ("~~", "~=")
+"""How keys begin that are no tags."""
 DEPTH = 90
 """How deeply lists and dicts of plain values may be nested; neither backends nor readers have trouble with it."""
 _INT_LIMIT = 2**63
@@ -100,9 +104,12 @@ def _encode(value: object, left: int) -> Plain:
         return _encode_dict(cast("dict[object, object]", value), left)
     if kind is list:
         return _encode_each(cast("list[object]", value), left)
-    tag = _SEQUENCES.get(kind)
-    if tag is not None:
-        return {tag: _encode_each(cast("Iterable[object]", value), left - 1)}
+    if kind is tuple:
+        return {"~tuple": _encode_each(cast("Iterable[object]", value), left - 1)}
+    if kind is set or kind is frozenset:
+        members = _encode_each(cast("Iterable[object]", value), left - 1)
+        members.sort(key=dumps)  # the same set is stored as the same text by every process
+        return {"~set" if kind is set else "~frozenset": cast("Plain", members)}
     if kind is bytes:
         return {"~bytes": _base64(cast("bytes", value))}
     if isinstance(value, datetime.datetime):
@@ -114,18 +121,52 @@ def _encode(value: object, left: int) -> Plain:
     )
 
 
-def _encode_each(values: Iterable[object], left: int) -> Plain:
+def _encode_each(values: Iterable[object], left: int) -> list[Plain]:
     return [_encode(one, left - 1) for one in values]
 
 
 def _encode_dict(value: dict[object, object], left: int) -> Plain:
-    for key in value:
-        if type(key) is not str or key.startswith(TAG) or not is_clean(key):
-            return {"~dict": [[_encode(one, left - 3), _encode(other, left - 3)] for one, other in value.items()]}
-    return {cast("str", key): _encode(one, left - 1) for key, one in value.items()}
+    encoded = {_encode_key(key, left - 1): _encode(one, left - 1) for key, one in value.items()}
+    if len(encoded) == len(value):
+        return encoded
+    # Keys that are equal once they are stored, and not before: several NaN.
+    return {"~dict": [[_encode(one, left - 3), _encode(other, left - 3)] for one, other in value.items()]}
 
 
-_SEQUENCES: dict[type, str] = {tuple: "~tuple", set: "~set", frozenset: "~frozenset"}
+def _encode_key(key: object, left: int) -> str:
+    if type(key) is str and is_clean(key):
+        return key if not key.startswith(TAG) else f"~{key}"
+    return f"~={dumps(_encode(key, left))}"
+
+
+_JSON_BEGINS = frozenset("-0123456789tfn{")
+"""How the JSON of a key begins that is no text."""
+
+
+def named_keys(name: str) -> tuple[str, ...]:
+    """The keys that a name in a path may stand for, as they are stored: that text, or what has it for its JSON."""
+    key = f"~{name}" if name.startswith(TAG) else name
+    return (key, f"~={name}") if name[:1] in _JSON_BEGINS else (key,)
+
+
+def inside(value: Plain) -> dict[str, Plain] | None:
+    """The keys, as they are stored, and values of what was a mapping when it was encoded; None for all else."""
+    if type(value) is not dict:
+        return None
+    if len(value) == 1:
+        ((tag, content),) = value.items()
+        if tag == "~dict" and isinstance(content, list):
+            return dict(_stored_pair(one) for one in content if isinstance(one, list) and len(one) == 2)
+        if tag.startswith(TAG) and not tag.startswith(_KEYS):
+            return None
+    return value
+
+
+def _stored_pair(pair: list[Plain]) -> tuple[str, Plain]:
+    key, value = pair
+    if isinstance(key, str):
+        return named_keys(key)[0], value
+    return f"~={dumps(key)}", value
 
 
 def _encode_numpy(value: object, left: int) -> Plain:
@@ -175,12 +216,25 @@ def decode(value: Plain) -> object:
         inner = cast("dict[str, Plain]", value)
         if len(inner) == 1:
             ((key, content),) = inner.items()
-            if key.startswith(TAG):
+            if key.startswith(TAG) and not key.startswith(_KEYS):
                 return _decode_tagged(key, content)
-        return {key: decode(one) for key, one in inner.items()}
+        return {_decode_key(key) if key.startswith(TAG) else key: decode(one) for key, one in inner.items()}
     if kind is list:
         return [decode(one) for one in cast("list[Plain]", value)]
     return value
+
+
+def _decode_key(stored: str) -> object:
+    if stored.startswith("~~"):
+        return stored[1:]
+    if not stored.startswith("~="):
+        raise StorageDamaged(f"a stored dict has the unknown key {shown(stored)}; was it written by a newer Moorage?")
+    key = decode(loads(stored[2:]))
+    try:
+        hash(key)
+    except TypeError as error:
+        raise StorageDamaged(f"a stored dict has a damaged key: {shown(stored)}") from error
+    return key
 
 
 def _decode_tagged(tag: str, content: Plain) -> object:
@@ -239,6 +293,47 @@ _DECODERS: dict[str, Callable[[Plain], object]] = {
     "~array": _decode_array,
     "~scalar": _decode_scalar,
 }
+
+
+def python_scalar(value: object) -> object:
+    """What a numpy scalar, or an array without dimensions, holds as Python has it; all else as it is."""
+    if type(value).__module__.partition(".")[0] != "numpy" or getattr(value, "ndim", None) != 0:
+        return value
+    held = cast("np.generic", value).item()
+    return held if type(held) in (bool, int, float, str, bytes) else value
+
+
+def comparable(value: Plain) -> Plain:
+    """What a plain form stands for, if that is a number, a text, or a time (its text); the form itself otherwise."""
+    if type(value) is not dict or len(value) != 1:
+        return value
+    ((tag, content),) = value.items()
+    stands_for = _COMPARABLE.get(tag)
+    if stands_for is None:
+        return value
+    try:
+        found = stands_for(content)
+    except (ValueError, TypeError, LookupError):
+        return value
+    if type(found) is bytes:
+        return {"~bytes": _base64(found)}
+    return found if isinstance(found, (bool, int, float, str)) else value
+
+
+def _array_value(content: Plain) -> object:
+    return python_scalar(_decode_array(content)) if cast("dict[str, Plain]", content)["shape"] == [] else None
+
+
+_COMPARABLE: dict[str, Callable[[Plain], object]] = {
+    **{tag: _DECODERS[tag] for tag in ("~float", "~int", "~text")},
+    "~time": lambda content: content,
+    "~scalar": lambda content: python_scalar(_decode_scalar(content)),
+    "~array": _array_value,
+}
+SETS = frozenset({"~set", "~frozenset"})
+"""Tags of what has no order."""
+MAPPINGS = ("~dict",)
+"""Tags into which a path leads."""
 
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _parse = json.JSONDecoder().decode

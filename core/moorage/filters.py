@@ -7,7 +7,11 @@ Meaning, the same on every backend:
 
 - null (None, or a path that does not exist) equals null and nothing else; it is unequal to everything else;
 - ``<``, ``<=``, ``>``, ``>=`` match only values of the same kind (number with number, text with text), never null;
-- a boolean is not a number; texts compare by code point; ``in`` is true where one of the values is equal.
+- a boolean is not a number; texts compare by code point; ``in`` is true where one of the values is equal;
+- a value that databases have no type for compares as what it stands for: infinities, integers of any size and numpy's
+  scalars as numbers, times as their ISO 8601 text in UTC; NaN equals NaN; sets have no order;
+- where a path can be read in several ways (``a.b`` is the key ``a.b``, and ``b`` inside ``a``), one of its values is
+  enough, and for ``!=`` none may be equal; a key that is no text is named by its JSON (``1``, ``true``).
 """
 
 from __future__ import annotations
@@ -15,21 +19,21 @@ from __future__ import annotations
 import datetime
 import difflib
 import math
-import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from moorage import codec
+from moorage.comparing import Operator, compare, lookup, meets, values_at
 from moorage.errors import EncodingError, InvalidQuery, shown
 
 if TYPE_CHECKING:
     from moorage.codec import Plain
     from moorage.schema import Collection, Field
 
-Operator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
+__all__ = ["Comparison", "Filter", "Operator", "Order", "compare", "equal", "lookup", "matches", "parse", "suggest"]
 
 
 @attrs.frozen
@@ -68,63 +72,16 @@ def equal(**fields: Plain) -> Filter:
     return tuple(Comparison(name, "=", value) for name, value in fields.items())
 
 
-def lookup(body: Mapping[str, Plain], path: str) -> Plain:
-    """The value at a dotted path; None where there is none.
-
-    At each level a key that equals all that remains of the path wins, so names that contain dots can be reached.
-    """
-    if path in body:
-        return body[path]
-    head, dot, rest = path.partition(".")
-    inner = body.get(head) if dot else None
-    return lookup(inner, rest) if isinstance(inner, dict) else None
-
-
-_ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, (int, float)):
-        return "number"
-    return type(value).__name__
-
-
-def _same(left: object, right: object) -> bool:
-    return _kind(left) == _kind(right) and left == right
-
-
-def compare(stored: Plain, how: Operator, value: Plain | tuple[Plain, ...]) -> bool:
-    """Whether a stored value compares in this way; the reference for every driver."""
-    if how == "=":
-        return _same(stored, value)
-    if how == "!=":
-        return not _same(stored, value)
-    if how == "in":
-        return isinstance(value, tuple) and any(_same(stored, one) for one in value)
-    if stored is None or value is None or _kind(stored) != _kind(value):
-        return False
-    if _kind(stored) not in ("number", "str"):
-        return False
-    return _ORDERINGS[how](stored, value)
-
-
 def matches(wanted: Filter, identifier: str, revision: int, body: Mapping[str, Plain]) -> bool:
     """Whether a document meets every comparison."""
     for one in wanted:
         if one.field == "id":
-            stored: Plain = identifier
+            met = compare(identifier, one.operator, one.value)
         elif one.field == "revision":
-            stored = revision
+            met = compare(revision, one.operator, one.value)
         else:
-            stored = lookup(body, one.field)
-        if not compare(stored, one.operator, one.value):
+            met = meets(values_at(body, one.field), one.operator, one.value)
+        if not met:
             return False
     return True
 
@@ -232,10 +189,8 @@ _TAKES: dict[str, tuple[type, ...]] = {
 
 def _plain(path: str, value: object, field: Field | None, argument: str) -> Plain:
     """The value as it is stored, checked against the kind of a declared field."""
-    if isinstance(value, str):
-        value = str.__str__(value)  # of a status, say
-    elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        value = value.item()  # type: ignore[attr-defined]  # a scalar, as in params and results
+    # A status, say, as its text; a scalar of numpy's as in params and results.
+    value = str.__str__(value) if isinstance(value, str) else codec.python_scalar(value)
     try:
         if field is not None and field.kind == "time" and isinstance(value, datetime.datetime):
             value = codec.encode_time(value)

@@ -200,14 +200,6 @@ def _exact_fields(record: type, fields: list[attrs.Attribute[Any]]) -> list[attr
     return [field.evolve(converter=_exact) if str(field.type) in plain else field for field in fields]
 
 
-def _plain_scalar(value: object) -> object:
-    """The Python number, text or bool of a numpy scalar; params and results are for people and queries."""
-    is_numpy = type(value).__module__.partition(".")[0] == "numpy"
-    if is_numpy and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return cast("object", value.item())
-    return value
-
-
 @attrs.frozen(kw_only=True)
 class Param:
     """The value of one dimension of the search space."""
@@ -245,7 +237,7 @@ class _NamedValues(Mapping[str, object]):
                 name = check_text(f"the name of a {self._label}", name)
             if name in self._values:
                 raise InvalidArgument(f"{self._label} {name!r} is given twice")
-            value = _plain_scalar(value)
+            value = codec.python_scalar(value)
             kind = known[name] if name in known else self.infer(name, value)
             if kind not in self._TYPES:
                 raise InvalidArgument(
@@ -413,7 +405,7 @@ def _canonical(value: object, left: int = codec.DEPTH) -> Plain:
     """The form in which params are compared: equal numbers are equal, whatever their type; sets have no order."""
     if type(value) in _SIMPLE:
         return codec.encode(value)
-    value = _plain_scalar(value)
+    value = codec.python_scalar(value)
     if type(value) is float and value.is_integer():
         return codec.encode(int(value))
     if left <= 0:
@@ -653,7 +645,7 @@ def measured(value: object) -> float:
         InvalidType: not a number.
         InvalidArgument: an int too large for a float.
     """
-    value = _plain_scalar(value)
+    value = codec.python_scalar(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidType(f"a measured value must be a number, not {type(value).__name__}: {shown(value)}")
     try:

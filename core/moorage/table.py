@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from sortedcontainers import SortedList
 
 from moorage.codec import dumps, loads
+from moorage.comparing import compare, meets, values_at
 from moorage.driver import Document, Driver, Refusal, changed
 from moorage.errors import UniqueViolation
-from moorage.filters import Comparison, Filter, compare, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from moorage.codec import Plain
     from moorage.driver import Changes
-    from moorage.filters import Order
+    from moorage.filters import Comparison, Filter, Order
     from moorage.schema import Collection
 
 
@@ -109,7 +109,7 @@ class Table:
         return Document(identifier, body, cast("int", row[0]))
 
     def value(self, identifier: str, row: Row, field: str) -> Plain:
-        """What a row has at a field, or at a dotted path into one."""
+        """What a row has at a field."""
         if field == "id":
             return identifier
         if field == "revision":
@@ -117,7 +117,16 @@ class Table:
         place = self.position.get(field)
         if place is not None and field not in self.json:
             return row[place]
-        return lookup(self.document(identifier, row).body, field)
+        return self._part(identifier, row, field).get(field)
+
+    def _part(self, identifier: str, row: Row, field: str) -> dict[str, Plain]:
+        """The part of a body in which a field, or a path, leads somewhere."""
+        head = field.partition(".")[0]
+        if head in self.json:
+            text = row[self.position[head]]
+            part: dict[str, Plain] = {} if text is None else {head: loads(cast("str", text))}
+            return part if row[-1] is None else {**part, **cast("dict[str, Plain]", loads(cast("str", row[-1])))}
+        return self.document(identifier, row).body
 
     def key(self, identifier: str, row: Row, fields: Iterable[str]) -> Key:
         """The values of a row at some fields, so that they can be sorted."""
@@ -184,7 +193,12 @@ class Table:
 
     def meets(self, identifier: str, row: Row, where: Filter) -> bool:
         """Whether a row meets every comparison."""
-        return all(compare(self.value(identifier, row, one.field), one.operator, one.value) for one in where)
+        return all(
+            meets(values_at(self._part(identifier, row, one.field), one.field), one.operator, one.value)
+            if one.is_path
+            else compare(self.value(identifier, row, one.field), one.operator, one.value)
+            for one in where
+        )
 
     def candidates(self, where: Filter, order: Sequence[Order]) -> tuple[Iterator[str], bool]:
         """The ids that may match, by the index that fits best; and whether they come in the order that is asked for."""

@@ -415,7 +415,7 @@ def kinds_are_told_apart_inside_json(context: Context) -> None:
 _NAMES = (
     "a.b", ".", "..", "a.", ".a", "a..b", "", " ", "'", '"', "''", '"a"', "`", "\\", "\\.", "\\u0061", "$", "$set",
     "$.a", "$gt", "a$b", "[0]", "a[0]", "[*]", "*", "**", "?", "@", "#", "%", "_", "%s", ":x", "{", "{}", "0", "1",
-    "-1", "00", "length", "id", "revision", "data", "v", "~", "~tag", "~1", "~0", "/", "a/b", "a b", "a\tb", "\n",
+    "-1", "00", "length", "id", "revision", "data", "v", "/", "a/b", "a b", "a\tb", "\n",
     "\x01", "é", "e\u0301", "É", "\u200b", "\U0001f40b", "\uffff", "--", ";", "null", "true", "__proto__",
     "constructor", "k" * 300, "->", "->>'$.a'", "))", "\ufeff", "'] = 1 OR 1 = 1 --",
 )  # fmt: skip
@@ -426,8 +426,8 @@ _PATHS: tuple[tuple[str, Plain, Plain], ...] = (
     ("data.a.b.c", {"a.b.c": 3}, 3),
     ("data.a.b.c", {"a.b.c": 4, "a": {"b.c": 5, "b": {"c": 6}}}, 4),
     ("data.a.b.c", {"a": {"b": {"c": 7}, "b.c": 8}}, 8),
-    ("data.a.b.c", {"a.b.c": None, "a": {"b": {"c": 9}}}, None),
-    ("data.a.b.c", {"a.b": {"c": 10}}, None),
+    ("data.a.b.c", {"a.b.c": None, "a": {"b": {"c": 9}}}, 9),
+    ("data.a.b.c", {"a.b": {"c": 10}}, 10),
     ("data.a.b.c", {"a": {"b": [{"c": 11}]}}, None),
     ("data.a.b.c", {"a": [{"b": {"c": 12}}]}, None),
     ("data.a.b.c", [{"a": {"b": {"c": 13}}}], None),
@@ -475,6 +475,98 @@ def paths_reach_into_json(context: Context) -> None:
     for path in ("data.a.b.c", "data.x.", "data.0"):
         for operator in ("<", ">="):
             shelf.ask("FIND-5", Comparison(path, operator, 30))
+
+
+_READINGS: tuple[tuple[str, Plain, tuple[Plain, ...]], ...] = (
+    ("data.a.b.c", {"a.b.c": 1, "a": {"b.c": 2, "b": {"c": 3}}, "a.b": {"c": 4}}, (1, 2, 3, 4)),
+    ("data.a.b.c", {"a.b": {"c": {"d": 5}, "c.d": 6}, "a": {"b": 7}}, ({"d": 5},)),
+    ("data.a.b", {"a.b": None, "a": {"b": 8}}, (None, 8)),
+    ("data.a.b", {"a.b": "t", "a": {"b": True}}, ("t", True)),
+    ("data..", {".": 9, "": {"": 10}}, (9, 10)),
+    ("labels.x.y", {"x": {"y": 2.5}, "x.y": 1.5}, (2.5, 1.5)),
+)
+"""A path, what is stored in its field, and all that is there."""
+
+
+@check("FIND-5")
+def paths_are_read_in_every_way(context: Context) -> None:
+    """Asks for each of the values of a path that can be read in several ways, and for what none of them is."""
+    bodies: dict[str, Body] = {
+        f"w{place}": {path.partition(".")[0]: stored} for place, (path, stored, _) in enumerate(_READINGS)
+    }
+    shelf = Shelf.fill(context, bodies)
+    for place, (path, _, values) in enumerate(_READINGS):
+        mine = _where("id", "=", f"w{place}")
+        for value in values:
+            shelf.ask("FIND-5", mine, _where(path, "=", value), expected={f"w{place}"})
+            shelf.ask("FIND-5", mine, _where(path, "in", (value, "nothing")), expected={f"w{place}"})
+            shelf.ask("FIND-5", mine, _where(path, "!=", value), expected=())
+        shelf.ask("FIND-5", mine, _where(path, "!=", "nothing"), expected={f"w{place}"})
+    shelf.ask("FIND-5", _where("data.a.b.c", "<", 2), expected={"w0"})
+    shelf.ask("FIND-5", _where("data.a.b.c", ">=", 4), expected={"w0"})
+    shelf.ask("FIND-5", _where("data.a.b.c", ">", 4), expected=())
+    shelf.ask("FIND-5", _where("labels.x.y", ">", 2), expected={"w5"})
+
+
+@check("FIND-12")
+def names_stand_for_keys_as_they_are_stored(context: Context) -> None:
+    """Asks for values behind keys that the codec escapes, and behind those that an earlier release stored as pairs."""
+    names = ("~", "~x", "~~", "~=1", "~dict", "~x.y", "x.~y", "1", "-1.5", "true", "null")
+    keys: tuple[str, ...] = ("~~", "~~x", "~~~", "~~=1", "~~dict", "~~x.y", "x.~y", "~=1", "~=-1.5", "~=true", "~=null")
+    bodies: dict[str, Body] = {f"one{place}": {"data": {key: place}} for place, key in enumerate(keys)}
+    bodies |= {f"deep{place}": {"labels": {"in": {key: {"~~": place}}}} for place, key in enumerate(keys)}
+    old: tuple[Plain, ...] = ("~", "~x", "~~", "~=1", "~dict", "~x.y", "x.~y", 1, -1.5, True, None)
+    bodies |= {f"old{place}": {"data": {"~dict": [[key, {"v": place}], ["b", 0]]}} for place, key in enumerate(old)}
+    bodies["tuple"] = {"data": {'~={"~tuple":[1,"a"]}': "inside"}}
+    shelf = Shelf.fill(context, bodies)
+    for place, name in enumerate(names):
+        shelf.ask("FIND-12", _where(f"data.{name}", "=", place), expected={f"one{place}"})
+        shelf.ask("FIND-12", _where(f"data.{name}.v", "=", place), expected={f"old{place}"})
+        shelf.ask("FIND-12", _where(f"data.{name}.v", ">=", place), _where("data.b", "=", 0), expected={f"old{place}"})
+        shelf.ask("FIND-12", _where(f"labels.in.{name}.~", "in", (place, "x")), expected={f"deep{place}"})
+    shelf.ask("FIND-12", _where('data.{"~tuple":[1,"a"]}', "=", "inside"), expected={"tuple"})
+    shelf.ask("FIND-12", _where("data.~~x", "!=", None), expected=())
+
+
+@check("FIND-13")
+def tags_compare_as_what_they_stand_for(context: Context) -> None:
+    """Compares infinities, large integers, times, sets and such, as the codec stores them."""
+    values: dict[str, Plain] = {
+        "nan": {"~float": "nan"},
+        "inf": {"~float": "inf"},
+        "least": {"~float": "-inf"},
+        "large": {"~int": hex(2**70)},
+        "one": 1,
+        "most": sys.float_info.max,
+        "text": {"~text": "YQBi"},  # a, NUL, b
+        "time": {"~time": "2026-03-01T00:00:00.000000+00:00"},
+        "set": {"~set": ["b", "a", 1]},
+        "tuple": {"~tuple": [1, {"~float": "inf"}]},
+        "old": {"~dict": [["~x", 1], ["y", {"~set": [2, 1]}]]},
+    }
+    shelf = Shelf.fill(context, {name: {"data": {"v": value}} for name, value in values.items()})
+    everything = set(values)
+
+    def ask(operator: Operator, value: Plain | tuple[Plain, ...], expected: set[str]) -> None:
+        shelf.ask("FIND-13", _where("data.v", operator, value), expected=expected)
+
+    for name, value in values.items():
+        ask("=", value, {name})
+        ask("in", (value, "nothing"), {name})
+        ask("!=", value, everything - {name})
+    ask("=", {"~set": [1, "a", "b"]}, {"set"})
+    ask("=", {"~frozenset": [1, "a", "b"]}, set())
+    ask("=", {"y": {"~set": [1, 2]}, "~~x": 1}, {"old"})
+    ask(">", 1, {"inf", "large", "most"})
+    ask(">", sys.float_info.max, {"inf"})
+    ask("<=", 1, {"least", "one"})
+    ask("<", {"~float": "inf"}, {"least", "large", "one", "most"})
+    ask(">=", {"~int": hex(2**70)}, {"inf", "large", "most"})
+    ask("=", 2.0**70, {"large"})
+    ask(">", "a", {"text"})
+    ask("<", "ab", {"text", "time"})
+    ask(">", "2026-02", {"text", "time"})
+    ask("<", {"~time": "2026-03-01T00:00:00.000001+00:00"}, {"time"})
 
 
 @check("FIND-5")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
+from moorage.codec import dumps
+from moorage.comparing import values_at
 from moorage.filters import Comparison, Order, compare, equal, lookup
 from moorage_conformance.mutants import Mutation, mutant
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from moorage.driver import Changes, Document, Driver
     from moorage.filters import Filter, Operator
     from moorage.schema import Collection
+
+
+_OTHER_KEY = re.compile(r"\.(-?\d+|true|null|\{.*)(\.|\Z)")
 
 
 def _is_number(value: object) -> bool:
@@ -34,9 +41,20 @@ class Scanning(Mutation):
         special: dict[str, Plain] = {"id": document.id, "revision": document.revision}
         return special[field] if field in special else lookup(document.body, field)
 
+    def values(self, document: Document, path: str) -> list[Plain]:
+        """All that a document has at a path."""
+        return values_at(document.body, path)
+
+    def meets(self, document: Document, one: Comparison) -> bool:
+        """Whether a document meets a comparison."""
+        if "." not in one.field:
+            return self.compare(self.reach(document, one.field), one.operator, one.value)
+        found = self.values(document, one.field) or [None]
+        return (all if one.operator == "!=" else any)(self.compare(each, one.operator, one.value) for each in found)
+
     def matches(self, document: Document, where: Filter) -> bool:
         """Whether a document meets every comparison."""
-        return all(self.compare(self.reach(document, one.field), one.operator, one.value) for one in where)
+        return all(self.meets(document, one) for one in where)
 
     def key(self, value: Plain) -> Any:
         """What a value is ordered by."""
@@ -252,9 +270,8 @@ class BooleansAreNumbers(Scanning):
 class BooleansInJsonAreNumbers(Scanning):
     """Inside JSON True is 1, as SQLite's json_extract has it."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        found = super().reach(document, field)
-        return int(found) if isinstance(found, bool) and "." in field else found
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [int(found) if isinstance(found, bool) else found for found in super().values(document, path)]
 
 
 @mutant("FIND-4", base="memory")
@@ -271,30 +288,47 @@ class TextsAreCast(Scanning):
 class JsonIsComparedAsText(Scanning):
     """Inside JSON values are compared by their text, so `"true"` is True, as with `->>`."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        found = super().reach(document, field)
-        return {True: "true", False: "false"}[found] if isinstance(found, bool) and "." in field else found
+    def values(self, document: Document, path: str) -> list[Plain]:
+        found = super().values(document, path)
+        return [{True: "true", False: "false"}[one] if isinstance(one, bool) else one for one in found]
 
 
 @mutant("FIND-5", base="memory")
 class PathsAreSplitAtEveryDot(Scanning):
     """A key that holds dots cannot be reached."""
 
-    def reach(self, document: Document, field: str) -> Plain:
+    def values(self, document: Document, path: str) -> list[Plain]:
         found: Plain = document.body
-        if "." not in field:
-            return super().reach(document, field)
-        for part in field.split("."):
+        for part in path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
-        return found
+        return [found]
+
+
+@mutant("FIND-5", base="memory")
+class TheLongestNameWins(Scanning):
+    """Of the ways in which a path can be read only the first counts, and what it hides cannot be found."""
+
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return super().values(document, path)[:1]
+
+
+@mutant("FIND-5", base="memory")
+class OneUnequalReadingIsEnough(Scanning):
+    """Where a path can be read in several ways, `!=` finds what is unequal in one of them."""
+
+    def meets(self, document: Document, one: Comparison) -> bool:
+        if one.operator != "!=" or "." not in one.field:
+            return super().meets(document, one)
+        found = self.values(document, one.field) or [None]
+        return any(self.compare(each, one.operator, one.value) for each in found)
 
 
 @mutant("FIND-5", base="memory")
 class PathsGoThroughLists(Scanning):
     """A path goes through the elements of a list, as in MongoDB."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        return _through_lists(document.body, field) if "." in field else super().reach(document, field)
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [_through_lists(document.body, path)]
 
 
 def _through_lists(found: Plain, path: str) -> Plain:
@@ -313,36 +347,86 @@ def _through_lists(found: Plain, path: str) -> Plain:
 class DigitsAreListPositions(Scanning):
     """A part of a path that is a number reaches into a list."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        before, _, last = field.rpartition(".")
-        outer = lookup(document.body, before) if before else None
+    def values(self, document: Document, path: str) -> list[Plain]:
+        before, _, last = path.rpartition(".")
+        outer = lookup(document.body, before)
         if isinstance(outer, list) and last.isdecimal() and int(last) < len(outer):
-            return outer[int(last)]
-        return super().reach(document, field)
+            return [outer[int(last)]]
+        return super().values(document, path)
 
 
 @mutant("FIND-5", base="memory")
 class QuotesEndAPath(Scanning):
     """A path that holds a double quote finds nothing, as where keys are quoted and not escaped."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        return None if '"' in field else super().reach(document, field)
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [] if '"' in path else super().values(document, path)
 
 
 @mutant("FIND-5", base="memory")
 class DollarsBeginAnOperator(Scanning):
     """A key that begins with a dollar cannot be reached."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        return None if ".$" in field else super().reach(document, field)
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [] if ".$" in path else super().values(document, path)
 
 
 @mutant("FIND-5", base="memory")
 class EmptyKeysAreNotReached(Scanning):
     """An empty part of a path is left out."""
 
-    def reach(self, document: Document, field: str) -> Plain:
-        return super().reach(document, ".".join(part for part in field.split(".") if part))
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return super().values(document, ".".join(part for part in path.split(".") if part))
+
+
+@mutant("FIND-12", base="memory")
+class KeysAreNotEscaped(Scanning):
+    """A name that begins with a tilde is looked for as it is written."""
+
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return super().values(document, path) if ".~" not in path else [_through_lists(document.body, path)]
+
+
+@mutant("FIND-12", base="memory")
+class KeysAreTexts(Scanning):
+    """A key that is no text cannot be named."""
+
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [] if _OTHER_KEY.search(path) else super().values(document, path)
+
+
+@mutant("FIND-12", base="memory")
+class PairsAreClosed(Scanning):
+    """A path does not lead into the pairs of an earlier release."""
+
+    def values(self, document: Document, path: str) -> list[Plain]:
+        return [] if "~dict" in dumps(document.body.get(path.partition(".")[0])) else super().values(document, path)
+
+
+@mutant("FIND-13", base="memory")
+class TagsAreDicts(Scanning):
+    """What is stored under a tag is a dict like any other, and orders nowhere."""
+
+    def compare(self, stored: Plain, how: Operator, value: Plain | tuple[Plain, ...]) -> bool:
+        return not (isinstance(stored, dict) and how not in ("=", "!=", "in")) and compare(stored, how, value)
+
+
+@mutant("FIND-13", base="memory")
+class InfinityIsTheLargestFloat(Scanning):
+    """Infinity is not greater than the largest float."""
+
+    def compare(self, stored: Plain, how: Operator, value: Plain | tuple[Plain, ...]) -> bool:
+        return compare(sys.float_info.max if stored == {"~float": "inf"} else stored, how, value)
+
+
+@mutant("FIND-13", base="memory")
+class SetsHaveAnOrder(Scanning):
+    """Sets are compared as they lie in the database."""
+
+    def compare(self, stored: Plain, how: Operator, value: Plain | tuple[Plain, ...]) -> bool:
+        if isinstance(stored, dict) and "~set" in stored and how == "=":
+            return stored == value
+        return compare(stored, how, value)
 
 
 @mutant("FIND-6", base="memory")
