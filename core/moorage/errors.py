@@ -148,6 +148,10 @@ class LockError(MoorageError, RuntimeError):
     """The root of the errors of the algorithm lock."""
 
 
+class ResourceTimeout(MoorageError, TimeoutError):
+    """The resources that were asked for did not become free in time."""
+
+
 class LockAcquisitionTimeout(LockError, TimeoutError):
     """The algorithm lock was not free before the deadline."""
 

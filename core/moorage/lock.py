@@ -79,9 +79,18 @@ def _queue_of(document: Document) -> list[str]:
     return cast("str", document.body.get("queue") or "").split()
 
 
+_identity: tuple[int, str] = (0, "")
+
+
 def process_name() -> str:
-    """Who we are, for people to read: the host's name and the process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Who we are: the host's name and the process id, for people to read, and what makes it unique.
+
+    Two containers may have one host name and the same process ids, and a process id comes again after a reboot.
+    """
+    global _identity
+    if _identity[0] != os.getpid():
+        _identity = (os.getpid(), f"{socket.gethostname()[:200]}:{os.getpid()}:{secrets.token_hex(4)}")
+    return _identity[1]
 
 
 class AlgorithmLocks:

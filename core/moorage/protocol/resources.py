@@ -10,13 +10,20 @@ import attrs
 from moorage import mapping
 from moorage.codec import Plain, encode_time
 from moorage.driver import Document, Increment
-from moorage.errors import DuplicateResource, MissingArguments, ReservationLost, ResourceNotFound
+from moorage.errors import (
+    DuplicateResource,
+    FailedUpdate,
+    MissingArguments,
+    ReservationLost,
+    ResourceNotFound,
+    UniqueViolation,
+)
 from moorage.filters import Comparison, Filter, Order, equal
 from moorage.lock import process_name
-from moorage.protocol.asking import field_names
+from moorage.protocol.asking import Query, field_names, query_filter
 from moorage.protocol.base import Base
 from moorage.protocol.giving import check_fields, fields_given
-from moorage.records import Resource, check_number, check_text, utcnow
+from moorage.records import Resource, check_integer, check_number, check_text, utcnow
 from moorage.schema import RESOURCES
 from moorage.waist import write_id
 
@@ -41,6 +48,26 @@ class ReadResources(Base):
         if free is not None:
             found = [one for one in found if self._is_free(one) == free]
         return [mapping.RESOURCES.record(one) for one in found]
+
+    def get_resource(self, resource: Resource | str) -> Resource:
+        """The resource as it is stored now.
+
+        Args:
+            resource: the record, its id, or its name.
+
+        Raises:
+            ResourceNotFound: there is none.
+        """
+        return mapping.RESOURCES.record(self._resource_document(resource))
+
+    def _resource_document(self, resource: Resource | str) -> Document:
+        name = _resource_id(resource)
+        found = self._waist.get(RESOURCES, name)
+        if found is None and isinstance(resource, str):
+            found = next(iter(self._waist.find(RESOURCES, equal(name=name), limit=1)), None)
+        if found is None:
+            raise ResourceNotFound(f"no resource with the id or the name {name!r} is stored")
+        return found
 
     def _is_free(self, document: Document) -> bool:
         if document.body.get("holder") is None:
@@ -73,6 +100,55 @@ class WriteResources(ReadResources):
             raise DuplicateResource(f"a resource {added.name!r} (or the id {added.id!r}) is stored already")
         return added
 
+    def add_slots(
+        self, name: str, count: int, kind: str = "resource", labels: Mapping[str, object] | None = None
+    ) -> list[Resource]:
+        """Add the slots of something that several can share: ``name/0``, ``name/1``, …, each taken by itself.
+
+        Args:
+            name: of what has the slots; each slot has it as the label ``of``, and its place as ``slot``.
+            count: how many.
+            kind: by which a slot is asked for.
+            labels: of each slot, besides.
+
+        Raises:
+            DuplicateResource: a slot of this name is stored already; those before it have been added.
+        """
+        size = check_integer("count", count, least=1)
+        base = check_text("name", name, limit=240)
+        return [
+            self.add_resource(name=f"{base}/{slot}", kind=kind, labels={**(labels or {}), "of": base, "slot": slot})
+            for slot in range(size)
+        ]
+
+    def update_resource(
+        self, resource: Resource | str, *, if_revision: int | None = None, **fields: object
+    ) -> Resource:
+        """Change the name, the kind or the labels of a resource, whoever holds it; as this change stored it.
+
+        Args:
+            resource: the record, its id, or its name.
+            if_revision: the revision that must be stored now.
+            **fields: ``name``, ``kind``, ``labels``.
+
+        Raises:
+            DuplicateResource: the new name is taken.
+            FailedUpdate: the stored revision is another one.
+            ResourceNotFound: there is none.
+        """
+        check_fields(Resource, fields, ("name", "kind", "labels"))
+        stored = self._resource_document(resource)
+        changed = attrs.evolve(mapping.RESOURCES.record(stored), **fields)  # type: ignore[arg-type]  # checked by the record
+        changes = mapping.RESOURCES.encode({name: getattr(changed, name) for name in fields})
+        try:
+            done = self._waist.change_one(RESOURCES, stored.id, self._revision(if_revision), changes)
+        except UniqueViolation:
+            raise DuplicateResource(f"a resource {changed.name!r} is stored already") from None
+        if done is None:
+            current = self.get_resource(stored.id)
+            raise FailedUpdate(f"resource {current.name!r} has revision {current.revision}, not {if_revision}")
+        return mapping.RESOURCES.record(done)
+
     def remove_resource(self, resource: Resource | str) -> None:
         """Delete a resource, given as the record or its id.
 
@@ -91,14 +167,16 @@ class WriteResources(ReadResources):
         lease: float = 60.0,
         *,
         id: str | None = None,  # noqa: A002
+        where: Query = None,
     ) -> Resource | None:
         """Take a free resource, for one holder alone; None when none is free.
 
         Args:
             kind: any one of this kind (the first by name).
-            holder: who takes it; by default the host's name and the process id.
+            holder: who takes it; by default this process.
             lease: seconds after which it is free again unless it is renewed.
             id: this one, in place of any of a kind.
+            where: what it must be like, as in ``{"labels.memory": {"$gte": 40}}``.
 
         Raises:
             MissingArguments: neither kind nor id is given.
@@ -111,8 +189,13 @@ class WriteResources(ReadResources):
             wanted += equal(id=check_text("id", id))
             if self._waist.get(RESOURCES, id) is None:
                 raise ResourceNotFound(f"no resource with the id {id!r} is stored")
+        wanted += query_filter(where, RESOURCES)
         name = process_name() if holder is None else check_text("holder", holder)
         seconds = check_number("lease", lease, above=0)
+        return self._take_one(wanted, name, seconds)
+
+    def _take_one(self, wanted: Filter, name: str, seconds: float) -> Resource | None:
+        """Take the first free resource that matches, or one whose lease has run out."""
 
         def taking() -> dict[str, Plain | Increment]:
             return {

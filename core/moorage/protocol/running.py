@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 from moorage import mapping
 from moorage.errors import FailedUpdate, MoorageError, NotFound, ReservationLost, Unavailable
 from moorage.filters import equal
+from moorage.protocol.asking import VISIBLE
 from moorage.protocol.interruption import Interruption, uninterrupted
 from moorage.protocol.measurements import WriteMeasurements
 from moorage.protocol.reservations import WriteReservations
 from moorage.protocol.trials import WriteTrials
-from moorage.records import Measurement, Results, Trial, measured
-from moorage.schema import EXPERIMENTS
+from moorage.records import Experiment, Measurement, Results, Trial, measured, utcnow
+from moorage.schema import EXPERIMENTS, TRIALS
 from moorage.statuses import TrialStatus
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from moorage.filters import Filter
     from moorage.keeper import Duty
     from moorage.protocol.asking import TrialOrId
-    from moorage.records import Experiment
 
 logger = logging.getLogger("moorage")
 
@@ -259,3 +259,32 @@ class RunTrials(WriteReservations, WriteTrials, WriteMeasurements):
         experiment = self._experiment(cast("str", reserved.experiment))
         timeout = experiment.heartbeat_timeout
         return Run(self, reserved, experiment, None if timeout is None else timeout / 4, sigterm=sigterm)
+
+    def request_stop(
+        self,
+        stopped: Experiment | Trial | str,
+        *,
+        experiment_uid: Experiment | str | None = None,
+    ) -> None:
+        """Ask the workers of an experiment, or the worker of one trial, to stop: `Run.stop_requested` tells them.
+
+        An experiment that was asked to stop hands out nothing any more; `start_experiment` takes the request back, and
+        so does the next reservation of a trial. Nothing is interrupted by force. Asking again is fine.
+
+        Args:
+            stopped: the record of an experiment or a trial, or the id of an experiment; with ``experiment_uid`` the id
+                of a trial.
+            experiment_uid: the experiment of a trial given by id.
+
+        Raises:
+            ExperimentNotFound, TrialNotFound: there is none.
+        """
+        now = mapping.time_or_none(utcnow())
+        if isinstance(stopped, Trial) or experiment_uid is not None:
+            key = self._trial_key(cast("Trial | str", stopped), None, experiment_uid)
+            if not self._waist.patch_one(TRIALS, mapping.trial_key(*key), (), {"stop_requested": now}):
+                self._trial_document(*key)
+            return
+        identifier = self._experiment_id(stopped, None)
+        if not self._waist.patch_one(EXPERIMENTS, identifier, VISIBLE, {"stop_requested": now}):
+            self._require_experiment(identifier)

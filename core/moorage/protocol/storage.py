@@ -6,10 +6,11 @@ from moorage.protocol.algorithm_lock import ReadAlgorithmLock, WriteAlgorithmLoc
 from moorage.protocol.attempts import ReadAttempts
 from moorage.protocol.benchmarks import ReadBenchmarks, WriteBenchmarks
 from moorage.protocol.experiments import ReadExperiments, WriteExperiments
+from moorage.protocol.holding import HoldResources
 from moorage.protocol.measurements import ReadMeasurements
 from moorage.protocol.registration import Registration
 from moorage.protocol.reservations import ReadReservations
-from moorage.protocol.resources import ReadResources, WriteResources
+from moorage.protocol.resources import ReadResources
 from moorage.protocol.running import RunTrials
 from moorage.protocol.trials import ReadTrials
 
@@ -41,7 +42,7 @@ class Storage(
     WriteExperiments,
     RunTrials,
     Registration,
-    WriteResources,
+    HoldResources,
     WriteBenchmarks,
     WriteAlgorithmLock,
     ReadOnlyStorage,
