@@ -67,4 +67,8 @@ def test_pytest_runs_level_1_and_a_part_of_the_rest(tmp_path: Path) -> None:
     assert set.union(*parts) == everything
     assert 50 < len(common) < len(everything)
     assert sum(len(part - common) for part in parts) + len(common) == len(everything)
+    told = run("pytest", "-q", "-p", "no:cacheprovider", f"{suite}", "--moorage-only=INSERT-1", "--moorage-sample=1/1")
+    assert told.returncode == 0, told.stdout
+    assert "so level 2 (Concurrent) is not shown" in told.stdout
+    assert "a sample, part 1/1" in told.stdout
     assert run("pytest", f"{suite}", "--moorage-sample=4/3").returncode == pytest.ExitCode.USAGE_ERROR
