@@ -30,55 +30,76 @@ Row: TypeAlias = "dict[str, object]"
 
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
-_EXISTS = "SELECT count(*) FROM experiments WHERE id = ? AND deleting IS NOT 1"
+_EXISTS = "SELECT count(*) FROM moorage_experiments WHERE id = ? AND deleting IS NOT 1"
 _INSERT = """
-    INSERT INTO trials (
+    INSERT INTO moorage_trials (
         id, revision, experiment, trial, status, worker, parent, resource, token, objective, params, results,
         working_directory, error, submit_time, start_time, end_time, heartbeat, sequence, pending, beat, clock, write,
-        param_types, result_types, body
+        param_types, result_types, number, measured, metadata, body
     ) VALUES (?, 1, ?, ?, 'new', NULL, NULL, NULL, 0, NULL, ?, '{}', NULL, NULL, ?, NULL, NULL, NULL, ?, 1, NULL, NULL,
-        NULL, NULL, NULL, NULL)
+        ?, NULL, NULL, ?, 0, '{}', NULL)
+"""
+_NUMBER = """
+    UPDATE moorage_counters SET revision = revision + 1, value = value + ?, write = ? WHERE id = ? RETURNING value
+"""
+_SETTINGS = "SELECT status, max_broken, stop_requested FROM moorage_experiments WHERE id = ? AND deleting IS NOT 1"
+_START = """
+    UPDATE moorage_experiments SET revision = revision + 1, status = 'running', started = ?, write = ?
+    WHERE id = ? AND status = 'created'
+"""
+_BEGIN = """
+    INSERT INTO moorage_attempts (id, revision, experiment, trial, number, worker, started, write, metadata)
+    VALUES (?, 1, ?, ?, ?, ?, ?, ?, '{}')
+"""
+_END = """
+    UPDATE moorage_attempts SET revision = revision + 1, outcome = 'completed', ended = ?, write = ?
+    WHERE id = ? AND outcome IS NULL
 """
 _RESERVE = """
-    UPDATE trials SET
+    UPDATE moorage_trials SET
         revision = revision + 1, status = 'reserved', worker = ?, token = coalesce(token, 0) + 1, error = NULL,
-        start_time = ?, end_time = NULL, heartbeat = ?, pending = 0, beat = ?, clock = ?, write = ?
+        start_time = ?, end_time = NULL, heartbeat = ?, pending = 0, beat = ?, clock = ?, write = ?,
+        stop_requested = NULL, results = '{}', result_types = NULL, objective = NULL
     WHERE id = (
-        SELECT id FROM trials WHERE experiment = ? AND pending = 1 ORDER BY sequence LIMIT 1
+        SELECT id FROM moorage_trials WHERE experiment = ? AND pending = 1 ORDER BY sequence LIMIT 1
     ) RETURNING *
 """
 _HEARTBEAT = """
-    UPDATE trials SET revision = revision + 1, heartbeat = ?, beat = ?, clock = ?, write = ?
+    UPDATE moorage_trials SET revision = revision + 1, heartbeat = ?, beat = ?, clock = ?, write = ?
     WHERE id = ? AND status = 'reserved' AND token = ?
 """
-_FENCE = "SELECT count(*) FROM trials WHERE id = ? AND status = 'reserved' AND token = ?"
+_ADMIT = """
+    UPDATE moorage_trials SET revision = revision + 1, measured = coalesce(measured, 0) + 1, write = ?
+    WHERE id = ? AND status = 'reserved' AND token = ? RETURNING measured
+"""
 _MEASURE = """
-    INSERT INTO measurements (id, revision, experiment, trial, name, step, attempt, value, time, body)
-    VALUES (?, 1, ?, ?, 'loss', ?, ?, ?, ?, NULL)
+    INSERT INTO moorage_measurements (id, revision, experiment, trial, name, step, attempt, value, time, sequence, body)
+    VALUES (?, 1, ?, ?, 'loss', ?, ?, ?, ?, ?, NULL)
 """
 _COMPLETE = """
-    UPDATE trials SET
+    UPDATE moorage_trials SET
         revision = revision + 1, status = 'completed', objective = ?, results = ?, end_time = ?, pending = 0, write = ?,
         result_types = NULL
     WHERE id = ? AND status = 'reserved' AND token = ?
 """
-_GET = "SELECT * FROM trials WHERE id = ?"
-_COUNT = "SELECT total FROM trials_tally_experiment_status WHERE experiment = ? AND status = 'completed'"
-_COUNT_EACH = "SELECT status, total FROM trials_tally_experiment_status WHERE experiment = ?"
-_FETCH = "SELECT * FROM trials WHERE experiment = ? ORDER BY sequence"
-_LOCK = "SELECT * FROM algorithm_locks WHERE id = ?"
+_GET = "SELECT * FROM moorage_trials WHERE id = ?"
+_COUNT = "SELECT total FROM moorage_trials_tally_experiment_status WHERE experiment = ? AND status = 'completed'"
+_COUNT_EACH = "SELECT status, total FROM moorage_trials_tally_experiment_status WHERE experiment = ?"
+_FETCH = "SELECT * FROM moorage_trials WHERE experiment = ? ORDER BY number"
+_LOCK = "SELECT * FROM moorage_algorithm_locks WHERE id = ?"
 _CREATE_LOCK = """
-    INSERT OR IGNORE INTO algorithm_locks (id, revision, token, committed_token, chunks, chunk_token, configuration)
-    VALUES (?, 1, 0, 0, 0, 0, '{}')
+    INSERT OR IGNORE INTO moorage_algorithm_locks (
+        id, revision, token, committed_token, chunks, chunk_token, configuration
+    ) VALUES (?, 1, 0, 0, 0, 0, '{}')
 """
 _ACQUIRE = """
-    UPDATE algorithm_locks SET
+    UPDATE moorage_algorithm_locks SET
         revision = revision + 1, holder = ?, queue = NULL, clock = ?, write = ?, token = ?, ttl = 60.0, beat = ?,
         acquired = ?, heartbeat = ?
     WHERE id = ? AND revision = ?
 """
 _RELEASE = """
-    UPDATE algorithm_locks SET
+    UPDATE moorage_algorithm_locks SET
         revision = revision + 1, holder = NULL, clock = NULL, write = ?, committed_token = ?, chunks = 0,
         chunk_token = 0, beat = NULL, acquired = NULL, heartbeat = NULL, state = ?
     WHERE id = ? AND holder = ? AND token = ?
@@ -102,8 +123,8 @@ class RawStore:
         self._execute = self._connection.execute
         self._execute("PRAGMA journal_mode = WAL").fetchall()
         self._execute(f"PRAGMA synchronous = {synchronous}")
-        self._experiment: str = self._execute("SELECT id FROM experiments").fetchone()[0]
-        self._columns = tuple(one[0] for one in self._execute("SELECT * FROM trials LIMIT 0").description)
+        self._experiment: str = self._execute("SELECT id FROM moorage_experiments").fetchone()[0]
+        self._columns = tuple(one[0] for one in self._execute("SELECT * FROM moorage_trials LIMIT 0").description)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         boot = Path(_BOOT)
         self._boot = boot.read_text(encoding="ascii").strip() if boot.exists() else None
@@ -118,22 +139,26 @@ class RawStore:
         row["results"] = json.loads(str(row["results"]))
         return row
 
-    def _insertion(self, params: Values, now: str, sequence: int) -> tuple[object, ...]:
+    def _insertion(self, params: Values, now: str, sequence: int, write: str) -> list[object]:
         text = json.dumps(params, sort_keys=True)
         trial = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return self._key(trial), self._experiment, trial, text, now, sequence
+        return [self._key(trial), self._experiment, trial, text, now, sequence, write, None]
 
     def register(self, params: Values) -> str:
         return self.register_many([params])[0]
 
     def register_many(self, many: Sequence[Values]) -> list[str]:
-        now, first = _now(), time.time_ns()
-        rows = [self._insertion(one, now, first + place) for place, one in enumerate(many)]
+        now, first, write = _now(), time.time_ns(), secrets.token_hex(8)
+        rows = [self._insertion(one, now, first + place, write) for place, one in enumerate(many)]
         execute = self._execute
         execute("BEGIN IMMEDIATE")
         try:
             if not execute(_EXISTS, (self._experiment,)).fetchone()[0]:
                 raise LookupError(self._experiment)
+            counter = (len(rows), write, f"trials of {self._experiment}")
+            number = execute(_NUMBER, counter).fetchall()[0][0] - len(rows)
+            for place, row in enumerate(rows):
+                row[-1] = number + place
             self._connection.executemany(_INSERT, rows)
             execute("COMMIT")
         except BaseException:
@@ -154,11 +179,28 @@ class RawStore:
 
     def reserve(self) -> Row:
         now, beat = _now(), time.clock_gettime(time.CLOCK_BOOTTIME)
-        arguments = (self._worker, now, now, beat, self._boot, secrets.token_hex(8), self._experiment)
+        write = secrets.token_hex(8)
+        arguments = (self._worker, now, now, beat, self._boot, write, self._experiment)
         execute = self._execute
         execute("BEGIN IMMEDIATE")
         try:
+            status, _, stop = execute(_SETTINGS, (self._experiment,)).fetchone()
+            if stop is not None or status not in ("created", "running"):
+                raise LookupError(self._experiment)
             values = execute(_RESERVE, arguments).fetchall()
+            row = dict(zip(self._columns, values[0], strict=True))
+            begun = (
+                f"{row['id']}#{row['token']}",
+                self._experiment,
+                row["trial"],
+                row["token"],
+                self._worker,
+                now,
+                write,
+            )
+            execute(_BEGIN, begun)
+            if status == "created":
+                execute(_START, (now, write, self._experiment))
             execute("COMMIT")
         except BaseException:
             execute("ROLLBACK")
@@ -180,25 +222,28 @@ class RawStore:
         execute = self._execute
         execute("BEGIN IMMEDIATE")
         try:
-            if not execute(_FENCE, (trial["id"], token)).fetchone()[0]:
+            admitted = execute(_ADMIT, (secrets.token_hex(8), trial["id"], token)).fetchall()
+            if not admitted:
                 raise LookupError(trial["id"])
-            execute(_MEASURE, arguments)
+            execute(_MEASURE, (*arguments, admitted[0][0] - 1))
             execute("COMMIT")
         except BaseException:
             execute("ROLLBACK")
             raise
 
     def complete(self, trial: Row, results: Values) -> None:
-        arguments = (
-            results["objective"],
-            json.dumps(results),
-            _now(),
-            secrets.token_hex(8),
-            trial["id"],
-            trial["token"],
-        )
-        if not self._write(_COMPLETE, arguments):
-            raise LookupError(trial["id"])
+        now, write = _now(), secrets.token_hex(8)
+        completed = (results["objective"], json.dumps(results), now, write, trial["id"], trial["token"])
+        execute = self._execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            if not execute(_COMPLETE, completed).rowcount:
+                raise LookupError(trial["id"])
+            execute(_END, (now, write, f"{trial['id']}#{trial['token']}"))
+            execute("COMMIT")
+        except BaseException:
+            execute("ROLLBACK")
+            raise
 
     def get(self, trial: str) -> Row:
         return self._row(self._execute(_GET, (self._key(trial),)).fetchone())
@@ -235,9 +280,13 @@ class RawStore:
 
     def remove(self, trials: Sequence[str]) -> None:
         self._execute("BEGIN IMMEDIATE")
-        self._connection.executemany("DELETE FROM trials WHERE id = ?", [(self._key(one),) for one in trials])
+        self._connection.executemany("DELETE FROM moorage_trials WHERE id = ?", [(self._key(one),) for one in trials])
         self._connection.executemany(
-            "DELETE FROM measurements WHERE experiment = ? AND trial = ?",
+            "DELETE FROM moorage_measurements WHERE experiment = ? AND trial = ?",
+            [(self._experiment, one) for one in trials],
+        )
+        self._connection.executemany(
+            "DELETE FROM moorage_attempts WHERE experiment = ? AND trial = ?",
             [(self._experiment, one) for one in trials],
         )
         self._execute("COMMIT")
