@@ -521,7 +521,7 @@ def test_rm_asks_at_a_terminal(
         with contextlib.suppress(OSError):  # the terminal is gone when the program is
             os.write(ours, answer)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
+            process.wait(timeout=3)
     output, _ = process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == code
@@ -696,3 +696,29 @@ def test_a_wrong_name_creates_no_storage(tmp_path: Path) -> None:
     for arguments in (["rm", "x", "--yes"], ["unlock", "x", "--yes"], ["recover", "x"], ["upgrade"], ["experiments"]):
         run(*arguments, "-s", "sqlite:///typo.db", code=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_trial_has_is_said(digits: moorage.Experiment) -> None:
+    """A condition that can match nothing is a mistake more often than not."""
+    for arguments in ((), ("--json",)):
+        told = run("trials", "digits", "--where", "params.ler<5", *arguments)
+        assert "no trial of digits:1 has params.ler. Did you mean 'lr'?" in told.stderr
+        told = run("trials", "digits", "--where", "params.lr<-5", *arguments)
+        assert "warning" not in told.stderr
+    told = run("trials", "digits", "--where", "status=completd", code=2)
+    assert "there is no status 'completd'. Did you mean 'completed'?" in told.stderr
+
+
+def test_a_name_that_can_mean_several_is_refused_with_their_ids(storage: moorage.Storage) -> None:
+    one = storage.create_experiment(name="r", version=1)
+    other = storage.create_experiment(name="r:1", version=1)
+    for command in ("rm", "unlock", "recover"):
+        told = run(command, "r:1", *(["--yes"] if command == "rm" else []), code=1)
+        assert one.id in told.stderr
+        assert other.id in told.stderr
+    newer = storage.create_experiment(name="r", version=2)
+    assert newer.id in run("rm", "r", "--yes", code=1).stderr
+    run("rm", "r:2", "--yes")
+    run("rm", one.id, "--yes")
+    run("rm", "r:1", "--yes")
+    assert not {"r", "r:1"} & {found.name for found in storage.fetch_experiments()}

@@ -275,6 +275,26 @@ def open_writing(url: str | None, profile: str | None) -> Storage:
     return connect(url, profile=profile)
 
 
+def find_certain_experiment(storage: ReadOnlyStorage, text: str) -> Experiment:
+    """The one experiment that a user can mean, for commands that change or remove it.
+
+    Raises:
+        ExperimentNotFound: there is none; the message suggests the nearest name.
+        InvalidArgument: several can be meant; the message lists their ids.
+    """
+    found = find_experiment(storage, text)
+    if found.id == text:
+        return found
+    meant = {one.id: one for one in (found, *storage.fetch_experiments({"name": text}))}
+    name, colon, version = text.rpartition(":")
+    if colon and version.isdecimal() and len(version) < 19:
+        meant |= {one.id: one for one in storage.fetch_experiments({"name": name, "version": int(version)})}
+    if len(meant) > 1:
+        listed = ", ".join(f"{one.id} ({one.name!r}, version {one.version})" for one in list(meant.values())[:10])
+        raise InvalidArgument(f"{text!r} can mean {len(meant)} experiments; give the id of one of them: {listed}")
+    return found
+
+
 def find_experiment(storage: ReadOnlyStorage, text: str) -> Experiment:
     """The experiment that a user names: by its name (the latest version), ``name:version``, its id, or the start of it.
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from moorage.config import Settings
     from moorage.plugins import Backend
+    from moorage.protocol import ReadOnlyStorage
     from moorage.records import Experiment, Trial
 
 STYLES: Mapping[str, str] = {
@@ -335,7 +336,28 @@ def parse_conditions(conditions: Sequence[str]) -> dict[str, dict[str, object]]:
         if _OPERATORS[sign] in operators:
             raise InvalidQuery(f"{name!r} is compared by {sign} twice")
         operators[_OPERATORS[sign]] = _condition_value(name, value)
+        if name == "status":
+            _check_status(operators[_OPERATORS[sign]])
     return query
+
+
+def _check_status(value: object) -> None:
+    known = [str(one) for one in TrialStatus]
+    if value not in known:
+        raise InvalidQuery(f"there is no status {value!r}.{suggest(value, known)} There are: {', '.join(known)}")
+
+
+def _warn_of_unknown_names(storage: ReadOnlyStorage, experiment: Experiment, query: Mapping[str, object]) -> None:
+    """Where nothing matches: say of each inner field that is asked for whether no trial at all has it."""
+    for path in query:
+        head, dot, name = path.partition(".")
+        if not dot or storage.count_trials(experiment.id, where={path: {"$ne": None}}):
+            continue
+        some = storage.fetch_trials(experiment.id, limit=100)
+        known = list(dict.fromkeys(key for one in some for key in getattr(one, head, ())))
+        if head == "params":
+            known += [one for one in experiment.space if one not in known]
+        complain(f"warning: no trial of {title(experiment)} has {path}.{suggest(name, known)}")
 
 
 def _condition_value(name: str, text: str) -> object:
@@ -430,15 +452,20 @@ def trials(
         found = find_experiment(opened, experiment)
         if as_json:
             if fields is None and limit is None:
-                for one in opened.iterate_trials(found.id, where=query):
-                    print_json(record_json(one), lines=True)
+                matching = opened.iterate_trials(found.id, where=query)
             else:
-                for one in opened.fetch_trials(found.id, where=query, order=fields, limit=limit):
-                    print_json(record_json(one), lines=True)
+                matching = iter(opened.fetch_trials(found.id, where=query, order=fields, limit=limit))
+            one = None
+            for one in matching:
+                print_json(record_json(one), lines=True)
+            if one is None:
+                _warn_of_unknown_names(opened, found, query)
             return
         most = limit or TABLE_LIMIT
         rows = opened.fetch_trials(found.id, where=query, order=fields, limit=most + 1)
         total = opened.count_trials(found.id, where=query) if len(rows) > most else len(rows)
+        if not rows:
+            _warn_of_unknown_names(opened, found, query)
     if not rows:
         complain(f"{title(found)} has no such trials" if query else f"{title(found)} has no trials yet")
         return

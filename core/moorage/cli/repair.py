@@ -20,7 +20,7 @@ from moorage.cli.common import (
     confirm,
     duration,
     examples,
-    find_experiment,
+    find_certain_experiment,
     open_reading,
     open_writing,
     print_json,
@@ -61,7 +61,7 @@ def unlock(
     is told so. There is seldom a need: the lock of a holder that died frees itself when its lease has run out.
     """
     with open_reading(storage, profile) as opened:
-        found = find_experiment(opened, experiment)
+        found = find_certain_experiment(opened, experiment)
         lock = lock_holder(opened, found.id)
     if lock is None:
         complain(f"the lock of {title(found)} is free")
@@ -88,7 +88,7 @@ def recover(
     the backend has no clock that its users share, this command watches for that long.
     """
     with open_writing(storage, profile) as opened:
-        found = find_experiment(opened, experiment)
+        found = find_certain_experiment(opened, experiment)
         recovered = _recover(opened, found)
     if as_json:
         print_json([record_json(one) for one in recovered])
@@ -122,7 +122,7 @@ def remove(
 ) -> None:
     """Remove an experiment with its trials, measurements, attempts and algorithm state, for ever."""
     with open_reading(storage, profile) as opened:
-        found = find_experiment(opened, experiment)
+        found = find_certain_experiment(opened, experiment)
         counts = opened.count_trials(found.id)
     total = sum(counts.values())
     trials = "1 trial" if total == 1 else f"{total} trials"
