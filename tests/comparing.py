@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 
 import attrs
@@ -17,10 +20,16 @@ def identical(left: object, right: object) -> bool:
         if math.isnan(left) or math.isnan(right):
             return math.isnan(left) and math.isnan(right)
         return left == right and math.copysign(1, left) == math.copysign(1, right)
+    if isinstance(left, decimal.Decimal):
+        return left.as_tuple() == right.as_tuple()
+    if isinstance(left, (datetime.datetime, datetime.time)) and left.fold != right.fold:
+        return left.tzinfo is not None and left == right
     if isinstance(left, np.ndarray):
         return _identical_arrays(left, right)
     if isinstance(left, np.generic) and not isinstance(left, (np.str_, np.bytes_)):
         return left.dtype == right.dtype and left.tobytes() == right.tobytes()
+    if isinstance(left, defaultdict) and left.default_factory is not right.default_factory:
+        return False
     if isinstance(left, Mapping):
         return len(left) == len(right) and all(
             identical(*keys) and identical(left[keys[0]], right[keys[1]]) for keys in zip(left, right, strict=True)

@@ -51,6 +51,7 @@ class Name(str, enum.Enum):  # noqa: UP042
 
 
 class Level(enum.IntEnum):
+    ONE = 1
     TWO = 2
 
 
@@ -232,7 +233,9 @@ def test_statuses() -> None:
 def test_a_measured_value_is_a_float() -> None:
     for value in (math.nan, math.inf, -math.inf, 5e-324):
         assert Measurement(name="loss", value=value).value is value
-    for wrong in (1, True, "1", None, np.float64(1)):
+    for number in (1, np.float64(1), np.float32(1), np.int8(1), Level.ONE):
+        assert identical(Measurement(name="loss", value=number).value, 1.0)
+    for wrong in (True, "1", None, np.True_, 10**400, [1.0], np.ones(2)):
         with pytest.raises(InvalidType, match="must be a float"):
             Measurement(name="loss", value=wrong)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import collections
 import datetime
+import decimal
+import enum
 import math
+import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +15,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+import moorage
 from comparing import identical
 from moorage import MoorageError, Trial, codec
-from moorage.errors import EncodingError
+from moorage.errors import EncodingError, InvalidType
 from moorage.filters import lookup
 from moorage.schema import EXPERIMENTS, TRIALS
 from test_codec import VALUES
@@ -205,3 +209,101 @@ def test_a_path_means_each_of_its_readings(storage: Storage) -> None:
         ({"$ne": None}, {"both", "one"}),
     ):
         assert {one.name for one in storage.fetch_experiments({"metadata.a.b": condition})} == expected
+
+
+class Optimizer(enum.StrEnum):
+    ADAM = "adam"
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+def test_what_people_write_finds_what_programs_store(storage: Storage) -> None:
+    """A path, a day or an optimizer can be asked for by its text, which is all that a command line has."""
+    experiment = storage.create_experiment(name="e")
+    params = {
+        "optimizer": Optimizer.ADAM,
+        "size": Size.LARGE,
+        "data": pathlib.Path("data/train.csv"),
+        "day": datetime.date(2026, 3, 1),
+        "at": datetime.datetime(2026, 3, 1, 12),
+        "rate": decimal.Decimal("0.25"),
+        "options": collections.OrderedDict(b=1, a=collections.defaultdict(list, {"x": 2})),
+    }
+    trial = storage.register_trial(experiment, params)
+    assert trial.params.types["size"] == "integer"
+    assert storage.get_trial(trial).params.types == trial.params.types
+    assert identical(storage.get_trial(trial).params["data"], params["data"])
+    for query in (
+        {"params.optimizer": "adam"},
+        {"params.optimizer": Optimizer.ADAM},
+        {"params.size": 3},
+        {"params.size": {"$gte": Size.LARGE}},
+        {"params.data": "data/train.csv"},
+        {"params.data": pathlib.Path("data/train.csv")},
+        {"params.day": "2026-03-01"},
+        {"params.day": {"$lt": datetime.date(2026, 3, 2)}},
+        {"params.at": {"$gte": "2026-03-01T12"}},
+        {"params.rate": 0.25},
+        {"params.rate": {"$lt": 0.3}},
+        {"params.rate": decimal.Decimal("0.25")},
+        {"params.options.b": 1},
+        {"params.options.a.x": 2},
+        {"params.options": {"a": {"x": 2}, "b": 1}},
+    ):
+        assert storage.fetch_trials(experiment, query) == [trial], query
+    for query in ({"params.data": "data"}, {"params.rate": {"$gt": 0.25}}, {"params.options.c": 1}):
+        assert storage.fetch_trials(experiment, query) == []
+
+
+@pytest.fixture
+def memory() -> Iterator[Storage]:
+    with moorage.connect("memory://") as storage:
+        yield storage
+
+
+def test_what_cannot_be_stored_is_refused_by_its_name(memory: Storage) -> None:
+    wrong = object()
+    experiment = memory.create_experiment(name="e")
+    trial = memory.register_trial(experiment, {"x": 1})
+    run = memory.reserve_trial(experiment)
+    for says, verb in (
+        ("param 'p': a builtins.object cannot", lambda: memory.register_trial(experiment, {"x": 1, "p": wrong})),
+        ("param 'p': a builtins.object cannot", lambda: Trial(params={"p": [wrong]})),
+        ("result 'r'", lambda: memory.update_trial(run, results={"objective": 1.0, "r": {1: wrong}})),
+        ("metadata 'm'", lambda: memory.update_trial(run, metadata={"m": wrong})),
+        ("metadata 'm'", lambda: memory.create_experiment(name="f", metadata={"a": 1, "m": wrong})),
+        ("space 's'", lambda: memory.create_experiment(name="f", space={"s": wrong})),
+        ("labels 'l'", lambda: memory.add_resource(name="gpu", labels={"l": wrong})),
+        ("algorithms: ", lambda: memory.create_benchmark(name="b", algorithms=[wrong])),
+    ):
+        with pytest.raises(EncodingError, match=says):
+            verb()
+    assert memory.get_trial(trial).status == "reserved"
+
+
+def test_numbers_of_numpy_are_numbers(storage: Storage) -> None:
+    experiment = storage.create_experiment(
+        name="e", version=np.int64(2), max_trials=np.int32(5), max_broken=np.uint8(2), heartbeat_timeout=np.float32(8)
+    )
+    assert (experiment.version, experiment.max_trials, experiment.heartbeat_timeout) == (2, 5, 8.0)
+    storage.register_trials(experiment, [{"x": np.int64(place)} for place in range(3)])
+    trial = storage.reserve_trial(experiment)
+    with storage.running(trial) as run:
+        run.report(np.float32(0.5), step=np.int64(3))
+        run.results(objective=np.float64(0.25))
+    (point,) = storage.fetch_measurements(trial)
+    assert identical((point.step, point.value), (3, 0.5))
+    assert len(storage.fetch_trials(experiment, limit=np.int64(2))) == 2
+    assert storage.fetch_trials(experiment, {"token": np.uint16(1)})[0].objective == 0.25
+    with storage.acquire_algorithm_lock(experiment, timeout=np.float64(5), retry_interval=np.float32(0.5)) as algorithm:
+        assert algorithm.locked
+    gpu = storage.add_resource(name="gpu")
+    assert storage.take_resource("resource", lease=np.int64(30)).id == gpu.id
+    for wrong in (np.True_, True, 1.5, np.float64(2.0), "2", np.ones(2, dtype=int)):
+        with pytest.raises(InvalidType, match="limit must be an int"):
+            storage.fetch_trials(experiment, limit=wrong)
+        if not isinstance(wrong, float):
+            with pytest.raises(InvalidType, match="timeout must be a number"):
+                storage.acquire_algorithm_lock(experiment, timeout=wrong)

@@ -6,6 +6,7 @@ be read in several ways, each of them counts, so that nothing that is stored is 
 
 from __future__ import annotations
 
+import decimal
 import math
 import operator
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
@@ -88,7 +89,7 @@ def compare(stored: Plain, how: Operator, value: Plain | tuple[Plain, ...]) -> b
 def _kind(value: object) -> str:
     if isinstance(value, bool):
         return "boolean"
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, decimal.Decimal)):
         return "number"
     return type(value).__name__
 

@@ -189,8 +189,9 @@ _TAKES: dict[str, tuple[type, ...]] = {
 
 def _plain(path: str, value: object, field: Field | None, argument: str) -> Plain:
     """The value as it is stored, checked against the kind of a declared field."""
-    # A status, say, as its text; a scalar of numpy's as in params and results.
-    value = str.__str__(value) if isinstance(value, str) else codec.python_scalar(value)
+    # As in params and results; a text of a derived class as that text.
+    value = codec.simplify(value)
+    value = str.__str__(value) if isinstance(value, str) else value
     try:
         if field is not None and field.kind == "time" and isinstance(value, datetime.datetime):
             value = codec.encode_time(value)

@@ -101,7 +101,7 @@ class Mapper(Generic[T]):
             if value is None or field is None:
                 stored[name] = cast("Plain", value)
             elif field.kind == "json":
-                stored[name] = codec.encode(dict(value) if isinstance(value, Mapping) else value)
+                stored[name] = _encode_field(name, value)
             elif field.kind == "time":
                 stored[name] = codec.encode_time(cast("datetime.datetime", value))
             elif isinstance(value, (ExperimentStatus, TrialStatus)):
@@ -153,6 +153,15 @@ def trial_key(experiment: str, trial: str) -> str:
 _TRIAL_FIELDS = tuple(field.name for field in attrs.fields(Trial))
 _restore_trial = restorer(Trial, _TRIAL_FIELDS)
 _TRIAL_STATUSES = {str(status): status for status in TrialStatus}
+
+
+def _encode_field(name: str, value: object) -> Plain:
+    if isinstance(value, Mapping):
+        return encode_named(name, value)
+    try:
+        return codec.encode(value)
+    except EncodingError as error:
+        raise EncodingError(f"{name}: {error}") from None
 
 
 def encode_named(what: str, values: Mapping[str, object]) -> Plain:

@@ -6,9 +6,10 @@ import abc
 import datetime
 import hashlib
 import math
+import operator
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, SupportsIndex, TypeAlias, cast
 
 import attrs
 
@@ -61,15 +62,15 @@ def check_text(label: str, value: object, *, limit: int | None = _LIMIT, empty: 
 
 
 def check_number(label: str, value: object, *, above: float | None = None, least: float | None = None) -> float:
-    """A finite number (not a bool), greater than ``above`` or at least ``least`` where that is given.
+    """A finite number (numpy's as well; not a bool), greater than ``above`` or at least ``least`` where that is given.
 
     Raises:
         InvalidType: not a number.
         InvalidArgument: not finite, or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = _to_float(value)
+    if not isinstance(number, (int, float)) or isinstance(number, bool):
         raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {shown(value)}")
-    number = _to_seconds(value)
     finite = isinstance(number, float) and math.isfinite(number)
     if not finite or (above is not None and number <= above) or (least is not None and number < least):
         bound = "" if above is None else f" and greater than {above:g}"
@@ -79,17 +80,18 @@ def check_number(label: str, value: object, *, above: float | None = None, least
 
 
 def check_integer(label: str, value: object, *, least: int = -(2**63)) -> int:
-    """A 64-bit integer (not a bool), at least ``least``.
+    """A 64-bit integer (numpy's as well; not a bool), at least ``least``.
 
     Raises:
         InvalidType: not an int.
         InvalidArgument: too small or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = _to_integer(value)
+    if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidType(f"{label} must be an int, not {type(value).__name__}: {shown(value)}")
-    if not least <= value < 2**63:
+    if not least <= number < 2**63:
         raise InvalidArgument(f"{label} must be between {least} and 2**63 - 1, not {shown(value)}")
-    return int(value)
+    return number
 
 
 # attrs asks for validators of exactly the type of each field; these check any.
@@ -160,44 +162,57 @@ def _optional(check: _Check) -> _Check:
 
 
 def _utc(value: datetime.datetime | None) -> datetime.datetime | None:
-    if not isinstance(value, datetime.datetime) or value.utcoffset() is None:
+    if not isinstance(value, datetime.datetime):
         return value
     try:
-        return value.astimezone(datetime.UTC)
+        value = codec.exact_time(value)
+        return value if value.utcoffset() is None else value.astimezone(datetime.UTC)
     except OverflowError:
+        return value
+
+
+def _to_integer(value: object) -> object:
+    """Whatever is an integer (numpy's, a member of an enumeration) as an int; anything else as it is."""
+    if type(value) is int or value is None or isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(cast("SupportsIndex", value))
+    except TypeError:  # an array
         return value
 
 
 def _to_float(value: object) -> object:
     """A number as a float; anything else, and what is too large, as it is."""
+    kind = type(value)
+    if kind is float or kind is str or value is None or kind is bool:
+        return value
+    number = codec.simplify(value)
     try:
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        return float(number) if isinstance(number, (int, float)) and not isinstance(number, bool) else value
     except OverflowError:
         return value
-
-
-def _to_seconds(value: float) -> float:
-    return cast("float", _to_float(value))
 
 
 def _to_seconds_or_none(value: float | None) -> float | None:
     return cast("float | None", _to_float(value))
 
 
+def _to_measured(value: float) -> float:
+    return cast("float", _to_float(value))
+
+
 def _exact(value: object) -> object:
-    """A text or an int of a derived class (an enumeration, numpy's) as Python's own."""
-    kind = type(value)
-    if kind is str or kind is int or value is None:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    return int(value) if isinstance(value, int) and kind is not bool else value
+    """A text of a derived class as Python's own."""
+    return str.__str__(value) if isinstance(value, str) and type(value) is not str else value
 
 
 def _exact_fields(record: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Texts and ints of every record are exactly that, so that each driver can store them."""
-    plain = ("str", "str | None", "int", "int | None")
-    return [field.evolve(converter=_exact) if str(field.type) in plain else field for field in fields]
+    converters = {"str": _exact, "str | None": _exact, "int": _to_integer, "int | None": _to_integer}
+    return [
+        field.evolve(converter=converters[kind]) if (kind := str(field.type)) in converters else field
+        for field in fields
+    ]
 
 
 @attrs.frozen(kw_only=True)
@@ -237,7 +252,7 @@ class _NamedValues(Mapping[str, object]):
                 name = check_text(f"the name of a {self._label}", name)
             if name in self._values:
                 raise InvalidArgument(f"{self._label} {name!r} is given twice")
-            value = codec.python_scalar(value)
+            value = codec.simplify(value)
             kind = known[name] if name in known else self.infer(name, value)
             if kind not in self._TYPES:
                 raise InvalidArgument(
@@ -387,14 +402,7 @@ class Results(_NamedValues):
     @staticmethod
     def _coerce(name: str, value: object, kind: str) -> object:
         if kind == "objective":
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InvalidType(
-                    f"the objective {name!r} must be a number, not {type(value).__name__}: {shown(value)}"
-                )
-            try:
-                return float(value)
-            except OverflowError:
-                raise InvalidArgument(f"the objective {name!r} is too large for a float: {shown(value)}") from None
+            return _number(f"the objective {name!r}", value)
         return value
 
 
@@ -405,7 +413,7 @@ def _canonical(value: object, left: int = codec.DEPTH) -> Plain:
     """The form in which params are compared: equal numbers are equal, whatever their type; sets have no order."""
     if type(value) in _SIMPLE:
         return codec.encode(value)
-    value = codec.python_scalar(value)
+    value = codec.simplify(value)
     if type(value) is float and value.is_integer():
         return codec.encode(int(value))
     if left <= 0:
@@ -414,7 +422,7 @@ def _canonical(value: object, left: int = codec.DEPTH) -> Plain:
         return [_canonical(one, left - 1) for one in value]
     if isinstance(value, (set, frozenset)):
         return {"~set": cast("Plain", sorted((_canonical(one, left - 1) for one in value), key=codec.dumps))}
-    if type(value) is dict:
+    if isinstance(value, dict):
         pairs = [[_canonical(key, left - 1), _canonical(one, left - 1)] for key, one in value.items()]
         return {"~dict": cast("Plain", sorted(pairs, key=codec.dumps))}
     return codec.encode(value)
@@ -429,11 +437,15 @@ def derive_trial_id(params: object) -> str:
         EncodingError: a value that cannot be stored.
     """
     given = params if isinstance(params, Params) else Params(params)
-    try:
-        canonical = [[name, _canonical(given[name])] for name in sorted(given)]
-    except RecursionError:
-        raise EncodingError("a param is nested too deeply to be stored, or contains itself") from None
-    return hashlib.sha256(codec.dumps(cast("Plain", canonical)).encode()).hexdigest()[:32]
+    canonical: list[Plain] = []
+    for name in sorted(given):
+        try:
+            canonical.append([name, _canonical(given[name])])
+        except EncodingError as error:
+            raise EncodingError(f"param {name!r}: {error}") from None
+        except RecursionError:
+            raise EncodingError(f"param {name!r} is nested too deeply to be stored, or contains itself") from None
+    return hashlib.sha256(codec.dumps(canonical).encode()).hexdigest()[:32]
 
 
 def new_id() -> str:
@@ -618,7 +630,7 @@ class Measurement:
     """
 
     name: str = attrs.field(validator=_text())
-    value: float = attrs.field()
+    value: float = attrs.field(converter=_to_measured)
     step: int = attrs.field(default=0, validator=_integer(-(2**63)))
     trial: str | None = attrs.field(default=None, validator=_optional(_text(128)))
     experiment: str | None = attrs.field(default=None, validator=_optional(_text(128)))
@@ -645,13 +657,17 @@ def measured(value: object) -> float:
         InvalidType: not a number.
         InvalidArgument: an int too large for a float.
     """
-    value = codec.python_scalar(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(f"a measured value must be a number, not {type(value).__name__}: {shown(value)}")
+    return _number("a measured value", value)
+
+
+def _number(label: str, value: object) -> float:
+    number = codec.simplify(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise InvalidType(f"{label} must be a number, not {type(value).__name__}: {shown(value)}")
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
-        raise InvalidArgument(f"a measured value is too large for a float: {shown(value)}") from None
+        raise InvalidArgument(f"{label} is too large for a float: {shown(value)}") from None
 
 
 @attrs.frozen(kw_only=True, field_transformer=_exact_fields)
