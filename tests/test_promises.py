@@ -15,6 +15,7 @@ import moorage
 from doubles import FaultyDriver, OverridingFaultyDriver, needs_clock, storage_over
 from moorage import Capability, Storage, Trial
 from moorage.errors import (
+    DuplicateTrial,
     EncodingError,
     ExperimentNotFound,
     FailedUpdate,
@@ -420,6 +421,9 @@ def test_never_one_trial_more_than_wanted(shared_storage_url: str) -> None:
         with pytest.raises(TrialLimitReached, match="max_trials") as refused:
             storage.register_trials("e", [{"y": place} for place in range(30)])
         assert len(refused.value.refused) == 30 - (20 - len(trials))
+        assert storage.register_trials("e", [dict(trials[0].params)], duplicates="skip") == []
+        with pytest.raises(DuplicateTrial):
+            storage.register_trials("e", [dict(trials[0].params)])
         storage.set_trial_status(trials[0], "broken")
         assert len(storage.register_trials("e", [{"z": 1}])) == 1
 

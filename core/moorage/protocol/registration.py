@@ -204,6 +204,8 @@ class Registration(Transitions, Counters):
             stored = self._experiment(batch.experiment)
             if stored.max_trials is not None:  # counted while nobody else can register
                 self._numbers(batch.experiment, 0, batch.write)
+                refused.update(self._stored_already(batch))  # what is there already takes no room
+                chosen = [place for place in chosen if place not in refused]
                 beyond = batch.beyond(chosen, self._room(stored, reserve=reserve))
                 chosen = [place for place in chosen if place not in beyond]
             elif reserve:
