@@ -79,9 +79,39 @@ def register(storage: Storage, experiment: Experiment) -> None:
     storage.register_trial(experiment, {"z": random.random()})
 
 
+def reserve_at_once(storage: Storage, experiment: Experiment) -> None:
+    (trial,) = storage.register_trials(experiment, [{"z": random.random()}], reserve=True)
+    storage.push_trial_results(trial, {"objective": 2.0}, status="completed")
+
+
+def reserve_this_one(storage: Storage, experiment: Experiment) -> None:
+    (trial,) = storage.register_trials(experiment, [{"z": random.random()}])
+    storage.push_trial_results(storage.reserve_trial(experiment, trial=trial), {"objective": 2.0}, status="completed")
+
+
+def reserve_within_limits(storage: Storage, experiment: Experiment) -> None:
+    storage.update_experiment(experiment, max_trials=1, max_broken=100)
+    assert storage.reserve_trial(experiment) is None
+    storage.update_experiment(experiment, max_trials=10**6)
+    reserve_and_complete(storage, experiment)
+    register(storage, experiment)
+    storage.update_experiment(experiment, max_trials=None, max_broken=None)
+
+
+def delete_one(storage: Storage, experiment: Experiment) -> None:
+    (trial,) = storage.register_trials(experiment, [{"z": random.random()}])
+    assert storage.delete_trials(experiment, {"id": trial.id}) == 1
+
+
 VERBS: dict[str, Callable[[Storage, Experiment], object]] = {
     "the life of a trial": reserve_and_complete,
     "register": register,
+    "register and reserve": reserve_at_once,
+    "reserve this one": reserve_this_one,
+    "reserve and register within limits": reserve_within_limits,
+    "delete one": delete_one,
+    "next number": lambda storage, experiment: storage.next_number("ids"),
+    "where number": lambda storage, experiment: storage.fetch_trials(experiment, where={"number": 100}),
     "the lock": save_state,
     "get": lambda storage, experiment: storage.get_trial(moorage.derive_trial_id({"x": 1.0}), experiment),
     "get by the id alone": lambda storage, _: storage.get_trial(moorage.derive_trial_id({"x": 1.0})),

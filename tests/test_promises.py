@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
-import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -218,8 +218,8 @@ def test_params_of_a_running_trial_are_merged_until_it_ends(storage: Storage) ->
 def test_what_cannot_be_stored_is_refused_where_it_is_given(storage: Storage) -> None:
     _, trial = started(storage)
     with storage.running(trial) as run:
-        with pytest.raises(EncodingError, match=r"result 'model'.*Path"):
-            run.results(objective=0.5, model=pathlib.PurePosixPath("w.pt"))
+        with pytest.raises(EncodingError, match=r"result 'model'.*object"):
+            run.results(objective=0.5, model=object())
         run.results(objective=0.5)
     assert (storage.get_trial(trial).status, storage.get_trial(trial).objective) == ("completed", 0.5)
 
@@ -372,6 +372,9 @@ with moorage.connect(url) as storage:
             elif role == "limited":
                 given = [{"x": f"{name}-{place}-{k}"} for k in range(3)]
                 numbers += [one.number for one in storage.register_trials("e", given)]
+            elif role == "reserve":
+                trial = storage.reserve_trial("e")
+                numbers += [] if trial is None else [trial.number]
             else:
                 numbers.append(storage.next_number("ids", 2))
         except MoorageError as error:
@@ -426,6 +429,63 @@ def test_never_one_trial_more_than_wanted(shared_storage_url: str) -> None:
             storage.register_trials("e", [dict(trials[0].params)])
         storage.set_trial_status(trials[0], "broken")
         assert len(storage.register_trials("e", [{"z": 1}])) == 1
+
+
+def test_no_trial_beyond_the_limit_is_handed_out(shared_storage_url: str) -> None:
+    """It was lowered when more were pending already."""
+    with moorage.connect(shared_storage_url) as storage:
+        storage.create_experiment(id="e", name="e")
+        storage.register_trials("e", [{"x": place} for place in range(40)])
+        storage.update_experiment("e", max_trials=12)
+        given = [number for some in in_processes(shared_storage_url, "reserve", 4, 6) for number in some]
+        assert len(set(given)) == len(given) <= 12
+        if Capability.TRANSACTIONS in storage.capabilities:
+            assert len(given) == 12
+        while storage.reserve_trial("e") is not None:
+            given.append(-1)
+        assert len(given) == 12
+        assert storage.reserve_trial("e", trial=storage.fetch_trials("e", {"status": "new"})[0]) is None
+        storage.set_trial_status(storage.fetch_trials_by_status("e", "reserved")[0], "broken")
+        assert storage.reserve_trial("e") is not None
+        assert storage.reserve_trial("e") is None
+
+
+def test_a_broken_trial_that_is_new_again_counts_again(storage: Storage) -> None:
+    experiment = storage.create_experiment(name="e", max_trials=2)
+    first, _ = storage.register_trials(experiment, [{"x": 0}, {"x": 1}])
+    storage.set_trial_status(first, "broken")
+    storage.register_trials(experiment, [{"x": 2}])
+    storage.set_trial_status(first.id, "new", experiment_uid=experiment)
+    assert [storage.reserve_trial(experiment) is None for _ in range(3)] == [False, False, True]
+
+
+def test_what_is_added_while_a_trial_is_deleted_goes_with_it(storage: Storage) -> None:
+    """Another trial of the same id must not inherit it."""
+    experiment, trial = started(storage)
+    waist, delete = storage._waist, storage._waist.delete
+    failures: list[Exception] = []
+
+    def add() -> None:
+        try:
+            storage.add_measurements(trial, [{"name": "loss", "value": 1}])
+        except moorage.MoorageError as error:
+            failures.append(error)
+
+    adding = threading.Thread(target=add)
+
+    def meanwhile(*arguments: object) -> int:
+        gone = delete(*arguments)
+        if not adding.ident:
+            adding.start()
+            adding.join(1)
+        return gone
+
+    waist.delete = meanwhile
+    assert storage.delete_trials(experiment) == 1
+    adding.join()
+    assert all(isinstance(one, (moorage.errors.TrialNotFound, ReservationLost)) for one in failures)
+    storage.register_trials(experiment, [trial.params])
+    assert storage.fetch_measurements(trial.id, experiment_uid=experiment) == []
 
 
 def test_after_too_many_broken_trials_none_is_handed_out(storage: Storage) -> None:

@@ -61,6 +61,13 @@ class Counters(Base):
                 return cast("int", taken.body["value"]) - count
             self._number_older(experiment)
 
+    def _numbered(self, experiment: str) -> int:
+        """How many numbers were given to trials of this experiment: it never had more, whatever was deleted."""
+        if not self._waist.transactional:
+            return self._next_free_number(experiment)
+        counter = self._waist.get(COUNTERS, trials_counter(experiment))
+        return self._numbers(experiment, 0, write_id()) if counter is None else cast("int", counter.body["value"])
+
     def _next_free_number(self, experiment: str) -> int:
         """The number after the highest that was given, where there are no transactions: somebody else may be faster."""
         numbered = (*equal(experiment=experiment), Comparison("number", "!=", None))

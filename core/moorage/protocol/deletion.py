@@ -14,6 +14,8 @@ from moorage.waist import IN_LIMIT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moorage.driver import Document
+
 
 class Deletion(Counters):
     """Deletes trials, for those who delete trials and those who delete experiments."""
@@ -32,13 +34,24 @@ class Deletion(Counters):
         keys = tuple(mapping.trial_key(experiment, name) for name in trials)
 
         def delete() -> None:
-            still = self._waist.find(TRIALS, (*wanted, Comparison("id", "in", keys)))
-            names = tuple(cast("str", one.body["trial"]) for one in still)
-            among = (*equal(experiment=experiment), Comparison("trial", "in", names))
-            self._waist.delete(MEASUREMENTS, among)
-            self._waist.delete(ATTEMPTS, among)
-            rest = (*wanted, Comparison("id", "in", tuple(one.id for one in still)))
-            gone.append(self._waist.delete(TRIALS, rest, len(still)))
+            found = self._waist.find(TRIALS, (*wanted, Comparison("id", "in", keys)))
+            if not self._waist.transactional:  # a crash on the way leaves the trial, so that the same call goes on
+                self._delete_what_belongs(experiment, found)
+            rest = (*wanted, Comparison("id", "in", tuple(one.id for one in found)))
+            gone.append(self._waist.delete(TRIALS, rest, len(found)))
+            # After the trial, which admits nothing from now on: what somebody has added meanwhile goes, too. One that
+            # was changed after the look, and does not match any more, keeps what it has.
+            kept: set[str] = set()
+            if gone[-1] != len(found) or not self._waist.transactional:
+                kept = {one.id for one in self._waist.find(TRIALS, (Comparison("id", "in", keys),))}
+            self._delete_what_belongs(experiment, [one for one in found if one.id not in kept])
 
         self._waist.together(delete)
         return max(gone)  # a repetition, after a commit without a reply, finds nothing left
+
+    def _delete_what_belongs(self, experiment: str, trials: Sequence[Document]) -> None:
+        """Delete the measurements and attempts of these trials."""
+        names = tuple(cast("str", one.body["trial"]) for one in trials)
+        among = (*equal(experiment=experiment), Comparison("trial", "in", names))
+        self._waist.delete(MEASUREMENTS, among)
+        self._waist.delete(ATTEMPTS, among)

@@ -317,8 +317,14 @@ class Registration(Transitions, Counters):
                     document.body["number"] = gap
 
     def _take_back(self, batch: _Batch, positions: Sequence[int]) -> None:
+        """Delete those that this batch has inserted; never one of the same id that somebody else registers."""
+        if not positions:
+            return
+        ours = [cast("int", one.body["sequence"]) for one in batch.documents]
+        places = (Comparison("sequence", ">=", min(ours)), Comparison("sequence", "<=", max(ours)))
         for some in parts([batch.documents[place].id for place in positions]):
-            self._waist.delete(TRIALS, (Comparison("id", "in", tuple(some)), *equal(experiment=batch.experiment)))
+            among = Comparison("id", "in", tuple(some))
+            self._waist.delete(TRIALS, (among, *equal(experiment=batch.experiment), *places))
 
     def _begin_attempts(self, documents: Sequence[Document], write: str) -> None:
         """Note that the executions of reserved trials begin."""

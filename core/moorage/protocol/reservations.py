@@ -11,6 +11,7 @@ from moorage.errors import FailedUpdate, IllegalTransition, MissingArguments, Tr
 from moorage.filters import Filter, Order, equal
 from moorage.lock import process_name
 from moorage.protocol.asking import IN_QUEUE, VISIBLE, ExperimentOrId, TrialOrId
+from moorage.protocol.counters import Counters
 from moorage.protocol.registration import HANDING_OUT, places
 from moorage.protocol.resources import resource_name
 from moorage.protocol.transitions import Transitions
@@ -61,7 +62,7 @@ class ReadReservations(ReadTrials):
         return [(one, age) for one, age in aged if age > limit]
 
 
-class WriteReservations(ReadReservations, Transitions):
+class WriteReservations(ReadReservations, Transitions, Counters):
     """The verbs that reserve, hold and end."""
 
     def reserve_trial(
@@ -78,7 +79,10 @@ class WriteReservations(ReadReservations, Transitions):
 
         Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``,
         the trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again. An
-        experiment that has ended, that was asked to stop, or whose ``max_broken`` is reached hands out nothing.
+        experiment that has ended, that was asked to stop, or whose ``max_broken`` is reached hands out nothing; nor one
+        of which ``max_trials`` are reserved, completed or pruned (more may wait: it was lowered, or a broken trial is
+        new again). These are counted in the step that reserves, so however many reserve at once, none gets one too
+        many; a repair that sets the status to reserved is not refused.
 
         The execution is noted as an attempt, and the experiment as running, in the same step.
 
@@ -114,7 +118,7 @@ class WriteReservations(ReadReservations, Transitions):
         return reserved
 
     def _claim(self, experiment: str, wanted: Filter, worker: str, resource: str | None) -> Trial | None:
-        write, other = write_id(), write_id()
+        write, other, locking = write_id(), write_id(), write_id()
         changes: dict[str, Plain | Increment] = {**self._entering(TrialStatus.RESERVED), "worker": worker}
         if resource is not None:
             changes["resource"] = resource
@@ -124,7 +128,14 @@ class WriteReservations(ReadReservations, Transitions):
             stored = self._experiment_document(experiment).body
             if not self._waist.repeated and not self._hands_out(experiment, stored):
                 return None
+            limit = self._limit_in_reach(experiment, stored)
+            if limit is not None and self._waist.transactional:
+                self._numbers(experiment, 0, locking)  # who reserves or registers waits here, and counts after us
+                if not self._waist.repeated and self._handed_out(experiment) >= limit:
+                    return None
             found = self._waist.claim(TRIALS, wanted, changes, IN_QUEUE, mark, write=write)
+            if found is not None and limit is not None and not self._waist.transactional:
+                found = self._unless_beyond(experiment, found, limit)
             if found is not None:
                 self._waist.insert(ATTEMPTS, [mapping.attempt_document(found, write=write)])
                 if stored.get("status") == ExperimentStatus.CREATED.value:
@@ -150,6 +161,29 @@ class WriteReservations(ReadReservations, Transitions):
         most = cast("int | None", stored.get("max_broken"))
         broken = equal(experiment=experiment, status=TrialStatus.BROKEN.value)
         return most is None or self._waist.count(TRIALS, broken) < most
+
+    def _limit_in_reach(self, experiment: str, stored: Mapping[str, Plain]) -> int | None:
+        """``max_trials``, where the experiment may have more trials than that; else nothing must be counted.
+
+        Registration refuses those beyond it. But it may have been lowered since, or a broken trial, in whose place
+        another one was registered, is new again.
+        """
+        most = cast("int | None", stored.get("max_trials"))
+        return None if most is None or self._numbered(experiment) <= most else most
+
+    def _handed_out(self, experiment: str) -> int:
+        """How many trials are reserved, or came to a good end."""
+        counts = self._waist.tally(TRIALS, equal(experiment=experiment), "status")
+        waiting = (*PENDING, TrialStatus.BROKEN)
+        return sum(count for status, count in counts.items() if status not in waiting)
+
+    def _unless_beyond(self, experiment: str, claimed: Document, limit: int) -> Document | None:
+        """What was claimed without a transaction; None, and it is pending again, where it is one too many."""
+        if self._handed_out(experiment) <= limit:
+            return claimed
+        held = equal(token=claimed.body["token"], status=TrialStatus.RESERVED.value)
+        self._waist.patch_one(TRIALS, claimed.id, held, {**self._entering(TrialStatus.INTERRUPTED), "worker": None})
+        return None
 
     def recover_lost_trials(
         self, experiment: ExperimentOrId = None, *, uid: str | None = None, timeout: float | None = None
