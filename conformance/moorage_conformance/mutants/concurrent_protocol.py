@@ -36,8 +36,22 @@ class _Forgetful(Mutation):
         kept = _without(where, *self.forgotten) if collection == self.of else where
         return self.inner.patch(collection, kept, changes)
 
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
+    ) -> Document | None:
+        kept = _without(where, *self.forgotten) if collection == self.of else where
+        return self.inner.claim(collection, kept, changes, order)
 
-class _Careless(Mutation):
+
+class _Apart(Mutation):
+    """Has no transactions, which would hide a race between two of its steps."""
+
+    def __init__(self, inner: Driver) -> None:
+        super().__init__(inner)
+        self.capabilities = inner.capabilities - {Capability.TRANSACTIONS}
+
+
+class _Careless(_Apart):
     """Compares first, and then changes what matched, in one collection."""
 
     of: ClassVar[Collection]
@@ -51,8 +65,19 @@ class _Careless(Mutation):
         time.sleep(WIDER)
         return self.inner.patch(collection, (Comparison("id", "in", tuple(one.id for one in found)),), changes)
 
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
+    ) -> Document | None:
+        if collection != self.of or order:
+            return self.inner.claim(collection, where, changes, order)
+        found = self.inner.find(collection, where, (), 1)
+        if not found:
+            return None
+        time.sleep(WIDER)
+        return self.inner.claim(collection, equal(id=found[0].id), changes)
 
-class _Greedy(Mutation):
+
+class _Greedy(_Apart):
     """Reads the first match and then writes it, whoever has taken it in between, in one collection."""
 
     of: ClassVar[Collection]
@@ -112,19 +137,18 @@ class TrialsAreComparedBefore(_Careless):
 
 @mutant("TRIAL-2", base="sqlite")
 class MeasurementsAreNotFenced(Mutation):
-    """The fencing token is not compared where trials are counted, so that measurements of a lost trial are stored."""
+    """The fencing token is not compared where a trial admits measurements, so that those of a lost one are stored."""
 
-    def count(self, collection: Collection, where: Filter = ()) -> int:
-        return self.inner.count(collection, _without(where, "token") if collection == TRIALS else where)
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
+    ) -> Document | None:
+        kept = _without(where, "token") if collection == TRIALS and "measured" in changes else where
+        return self.inner.claim(collection, kept, changes, order)
 
 
 @mutant("TRIAL-3", base="sqlite")
-class DuplicateTrialsAreStored(Mutation):
+class DuplicateTrialsAreStored(_Apart):
     """A trial that two workers register at the same moment is told to be new to both."""
-
-    def __init__(self, inner: Driver) -> None:
-        super().__init__(inner)
-        self.capabilities = inner.capabilities - {Capability.TRANSACTIONS}
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
         if collection != TRIALS:
@@ -135,7 +159,7 @@ class DuplicateTrialsAreStored(Mutation):
 
 
 @mutant("TRIAL-3", base="sqlite")
-class DuplicateTrialsAreRenamed(Mutation):
+class DuplicateTrialsAreRenamed(_Apart):
     """A trial whose id is taken when it is written is stored under another id."""
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
@@ -145,7 +169,8 @@ class DuplicateTrialsAreRenamed(Mutation):
         for one in refused:
             document = documents[one.position]
             trial = f"{document.body['trial']}-2"
-            self.inner.insert(collection, [Document(f"{document.id}-2", {**document.body, "trial": trial})])
+            body = {**document.body, "trial": trial, "number": None}
+            self.inner.insert(collection, [Document(f"{document.id}-2", body)])
         return refused
 
 

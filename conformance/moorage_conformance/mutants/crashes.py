@@ -633,16 +633,27 @@ class HeartbeatsAreSaved(Mutation):
             self._written[where[0].value] = time.monotonic()
         return self.inner.patch(collection, where, changes)
 
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
+    ) -> Document | None:
+        if collection.name == "trials" and "heartbeat" in changes and "status" not in changes:
+            if time.monotonic() - self._written.get(where[0].value, 0.0) < 1.0:
+                return self.inner.get(collection, str(where[0].value))
+            self._written[where[0].value] = time.monotonic()
+        return self.inner.claim(collection, where, changes, order)
+
 
 @mutant("CRASH-6", base="sqlite")
 class RecoversTwice(Mutation):
     """A trial is recovered by each who has seen that it is lost, also after another one has done so."""
 
-    def patch(self, collection: Collection, where: Filter, changes: Changes) -> int:
+    def claim(
+        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
+    ) -> Document | None:
         if collection.name == "trials" and changes.get("status") == "interrupted":
             time.sleep(0.03)
             where = tuple(one for one in where if one.field == "id")
-        return self.inner.patch(collection, where, changes)
+        return self.inner.claim(collection, where, changes, order)
 
 
 @mutant("CRASH-7", base="sqlite")

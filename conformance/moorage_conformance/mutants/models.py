@@ -255,7 +255,7 @@ class CountsAreRememberedTooLong(Mutation):
         return dict(self.counts[key])
 
 
-@mutant("STORAGE-1", base="memory")
+@mutant("PATCH-3", base="memory")
 class TakenKeysMatchNothing(Mutation):
     """A patch into a unique key that is taken changes nothing, and says so by the number alone."""
 
