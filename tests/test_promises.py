@@ -358,12 +358,12 @@ def test_one_trial_is_reserved_by_name(storage: Storage) -> None:
 
 WORKER = """
 import sys, json, moorage
-from moorage.errors import MoorageError
+from moorage.errors import ExperimentNotFound, MoorageError, ReservationLost, TrialNotFound
 url, role, name = sys.argv[1:4]
 print("ready", flush=True)
 sys.stdin.readline()
 with moorage.connect(url) as storage:
-    numbers = []
+    numbers, before = [], 0
     for place in range(int(sys.argv[4])):
         try:
             if role == "register":
@@ -375,6 +375,19 @@ with moorage.connect(url) as storage:
             elif role == "reserve":
                 trial = storage.reserve_trial("e")
                 numbers += [] if trial is None else [trial.number]
+            elif role == "doomed":
+                while True:
+                    try:
+                        given = [{"x": f"{name}-{len(numbers)}"}]
+                        (trial,) = storage.register_trials(f"e{place}", given, reserve=True, worker=name)
+                        numbers.append(trial.number)
+                        storage.add_measurements(trial, [{"name": "loss", "value": 1}])
+                    except (TrialNotFound, ReservationLost):
+                        continue
+                    except ExperimentNotFound:
+                        if given != [{"x": f"{name}-{before}"}]:
+                            break
+                before = len(numbers)
             else:
                 numbers.append(storage.next_number("ids", 2))
         except MoorageError as error:
@@ -429,6 +442,26 @@ def test_never_one_trial_more_than_wanted(shared_storage_url: str) -> None:
             storage.register_trials("e", [dict(trials[0].params)])
         storage.set_trial_status(trials[0], "broken")
         assert len(storage.register_trials("e", [{"z": 1}])) == 1
+
+
+def test_nothing_is_left_of_an_experiment_that_was_deleted_while_trials_came(shared_storage_url: str) -> None:
+    """Another one of the same id would inherit it."""
+    processes, rounds = 3, 5
+    with moorage.connect(shared_storage_url) as storage:
+
+        def doom() -> None:
+            for place in range(rounds):
+                experiment = storage.create_experiment(id=f"e{place}", name=f"e{place}")
+                while len({one.worker for one in storage.fetch_trials(experiment)}) < processes:
+                    time.sleep(0.01)
+                storage.delete_experiment(experiment)
+
+        dooming = threading.Thread(target=doom)
+        dooming.start()
+        assert all(in_processes(shared_storage_url, "doomed", processes, rounds))
+        dooming.join()
+        left = {one.name: storage.driver.count(one) for one in moorage.schema.SCHEMA.collections}
+        assert left == dict.fromkeys(left, 0)
 
 
 def test_no_trial_beyond_the_limit_is_handed_out(shared_storage_url: str) -> None:
