@@ -6,6 +6,7 @@ import collections
 import datetime
 import decimal
 import enum
+import json
 import math
 import pathlib
 import sys
@@ -624,3 +625,50 @@ def test_functions_that_fail_are_named() -> None:
     register("opaque", Plain, lambda one: Opaque(), lambda content: content)
     with pytest.raises(EncodingError, match="Opaque"):
         encode(Plain.ONE)
+
+
+# Texts
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0")),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0")), inner, max_size=4
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=500)
+@given(PLAIN)
+def test_both_texts_of_a_plain_value_are_read_exactly(value: codec.Plain) -> None:
+    for text in (codec.to_text(value), dumps(value)):
+        assert identical(loads(text), value)
+        assert identical(json.loads(text), value)
+
+
+@pytest.mark.parametrize("exponent", range(-1074, 1024, 7))
+def test_floats_of_every_size_are_read_exactly(exponent: int) -> None:
+    around = math.ldexp(1, exponent)
+    values = [around, math.nextafter(around, 0), math.nextafter(around, math.inf), -around, around * 1.2345678901234567]
+    assert identical(loads(codec.to_text(values)), values)
+    assert identical(json.loads(codec.to_text(values)), values)
+
+
+def test_texts_that_are_compared_are_the_same_in_every_release() -> None:
+    value: codec.Plain = {"é": [1e16, 1e-07, -0.0, 5e-324, 2**63 - 1, "\x1f\x7f\u2028/", None, True]}
+    assert dumps(value) == '{"é":[1e+16,1e-07,-0.0,5e-324,9223372036854775807,"\\u001f\x7f\u2028/",null,true]}'
+    assert codec.encode({(1e16,): 1}) == {'~={"~tuple":[1e+16]}': 1}
+
+
+def test_what_json_does_not_know_is_no_text() -> None:
+    for text in ("NaN", "[1e999]", "[Infinity]", '"\\ud800"', "[1,]", "\x00", "[1] 2"):
+        with pytest.raises(StorageDamaged, match="not JSON"):
+            loads(text)

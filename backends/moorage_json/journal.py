@@ -14,7 +14,7 @@ import re
 import zlib
 from typing import TYPE_CHECKING
 
-from moorage.codec import dumps, loads
+from moorage.codec import loads, to_text
 
 if TYPE_CHECKING:
     from moorage.codec import Plain
@@ -35,7 +35,7 @@ def pack(number: int, content: Plain) -> bytes:
         number: one more than that of the record before.
         content: anything; none of its texts may hold a lone surrogate.
     """
-    text = dumps(content).encode()
+    text = to_text(content).encode()
     line = b"%d %d %s" % (len(text), number, text)
     return b"%s %08x\n" % (line, zlib.crc32(line))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import attrs
 
-from moorage.codec import dumps
+from moorage.codec import to_text
 from moorage.driver import Increment
 from moorage.errors import InvalidQuery
 from moorage.filters import Comparison, Order
@@ -461,7 +461,7 @@ class Plan:
             else:
                 self.format.check(name, kind, value)
                 shape.append((name, False))
-                values.append(dumps(value) if kind == "json" and value is not None else cast("Cell", value))
+                values.append(to_text(value) if kind == "json" and value is not None else cast("Cell", value))
         return tuple(shape), values
 
     def _assignments(self, changes: object, names: _Names) -> dict[str, SQLCoreOperations[object]]:

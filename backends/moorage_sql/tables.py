@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
-from moorage.codec import dumps, loads
+from moorage.codec import loads, to_text
 from moorage.driver import Document
 from moorage.errors import InvalidArgument
 
@@ -233,11 +233,11 @@ class RowFormat:
         for place in self._json_places:
             value = values[place]
             if value is not None:
-                values[place] = dumps(value)
+                values[place] = to_text(value)
         if body.keys() <= self._declared:
             extra = None
         else:
-            extra = dumps({name: value for name, value in body.items() if name not in self._declared})
+            extra = to_text({name: value for name, value in body.items() if name not in self._declared})
         return cast("list[Cell]", [document.id, 1, *values, extra])
 
     def _check(self, identifier: str, values: list[Plain], signature: tuple[type, ...]) -> None:

@@ -65,6 +65,8 @@ PLACES = 28
 COURTESY = 0.5
 """Seconds for which a free lock is left to the contender that is first in the queue."""
 
+_UNREAD = object()
+
 _FREE: Mapping[str, Plain] = {
     "holder": None,
     "clock": None,
@@ -118,7 +120,7 @@ class AlgorithmLocks:
             DuplicateAlgorithmLock: there is one.
         """
         body: dict[str, Plain] = {
-            "configuration": codec.dumps(codec.encode(configuration)),
+            "configuration": codec.to_text(codec.encode(configuration)),
             "state": None,
             "chunks": 0,
             "chunk_token": 0,
@@ -229,16 +231,23 @@ class LockedAlgorithmState:
         self._holder = holder
         self._original = text
         self._pending: str | None = None
-        self._state: object = None
+        self._state: object = _UNREAD
         self._held = True
         self._lost = False
         self._renewed_at = elapsed()
         self._duty: Duty | None = None
-        self.reset()
 
     @property
     def state(self) -> object:
-        """The state as it was stored, or as `set_state` changed it; None before the first one."""
+        """The state as it was stored, or as `set_state` changed it; None before the first one.
+
+        It is decoded when it is first asked for, so whoever does not ask does not wait for that.
+
+        Raises:
+            StorageDamaged: what is stored is no state.
+        """
+        if self._state is _UNREAD:
+            self._state = None if self._original is None else codec.decode(codec.loads(self._original))
         return self._state
 
     @property
@@ -259,13 +268,13 @@ class LockedAlgorithmState:
         Raises:
             EncodingError: it cannot be stored. (The lock is released when the block is left.)
         """
-        self._pending = codec.dumps(codec.encode(state))
+        self._pending = codec.to_text(codec.encode(state))
         self._state = state
 
     def reset(self) -> None:
         """Forget what `set_state` was given, and changes in place: the state is as it was stored."""
         self._pending = None
-        self._state = None if self._original is None else codec.decode(codec.loads(self._original))
+        self._state = _UNREAD
 
     def start_renewing(self) -> None:
         """Renew in the background, three times in each ttl."""

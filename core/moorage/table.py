@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from sortedcontainers import SortedList
 
-from moorage.codec import dumps, loads
+from moorage.codec import loads, to_text
 from moorage.comparing import compare, meets, values_at
 from moorage.driver import Document, Driver, Refusal, changed
 from moorage.errors import UniqueViolation
@@ -86,14 +86,14 @@ class Table:
         values: list[Plain] = [revision, *map(body.get, self.names)]
         for place in self._json_places:
             if values[place] is not None:
-                values[place] = dumps(values[place])
+                values[place] = to_text(values[place])
         for place in self._shared_places:  # what many rows have is kept once
             value = values[place]
             if type(value) is str and (len(value) < _SHORT or self.names[place - 1] == "experiment"):
                 values[place] = sys.intern(value)
         rest = None
         if not body.keys() <= self.position.keys():
-            rest = dumps({name: value for name, value in body.items() if name not in self.position})
+            rest = to_text({name: value for name, value in body.items() if name not in self.position})
         values.append(rest)
         return tuple(values)
 

@@ -18,7 +18,7 @@ from moorage.codec.meaning import MAPPINGS, SETS, comparable, inside, named_keys
 from moorage.codec.plain import TAG, decode, encode, simplify
 from moorage.codec.registry import Unregistered, register
 from moorage.codec.scalars import decode_time, encode_time, exact_time
-from moorage.codec.text import DEPTH, Plain, dumps, is_clean, loads
+from moorage.codec.text import DEPTH, Plain, dumps, is_clean, loads, to_text
 
 __all__ = [
     "DEPTH",
@@ -40,4 +40,5 @@ __all__ = [
     "named_keys",
     "register",
     "simplify",
+    "to_text",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from moorage.codec.text import DEPTH, decode_bytes, encode_bytes
 from moorage.errors import EncodingError, shown
@@ -33,34 +33,64 @@ def python_scalar(value: object) -> object:
     return held if type(held) in (bool, int, float, str, bytes) else value
 
 
-def encode_numpy(value: object, left: int, encode: Encode, decode: Decode) -> Plain:
+ENCODERS: dict[type, Callable[[Any, int, Encode, Decode], Plain]] = {}
+"""How those of numpy's classes are encoded that were met before."""
+
+
+def encode_numpy(value: Any, left: int, encode: Encode, decode: Decode) -> Plain:
     """An array or a scalar; ``encode`` is asked for what is inside, with ``left`` levels left."""
     import numpy as np
 
-    if type(value) is np.ndarray:
-        array = cast("np.ndarray[tuple[int, ...], np.dtype[np.generic]]", value)
-        if array.dtype == np.dtype(object):
-            items: list[Plain] = [encode(one, left - 3) for one in array.ravel().tolist()]
-            return {"~array": {"dtype": "O", "shape": list(array.shape), "items": items}}
-        told = _encode_dtype(array.dtype, encode, decode)
-        return {"~array": {"dtype": told, "shape": list(array.shape), "data": encode_bytes(array.tobytes())}}
-    if isinstance(value, np.str_):  # as text, because numpy drops NULs at the end of its buffers
-        return {"~scalar": {"dtype": "U", "value": encode(value[:], left)}}
-    if isinstance(value, np.bytes_):
-        return {"~scalar": {"dtype": "S", "value": encode(value[:], left)}}
-    if isinstance(value, np.generic):
-        told = _encode_dtype(value.dtype, encode, decode)
-        return {"~scalar": {"dtype": told, "data": encode_bytes(value.tobytes())}}
-    raise EncodingError(f"a {type(value).__module__}.{type(value).__qualname__} cannot be stored: {shown(value)}")
+    kind = type(value)
+    if kind is np.ndarray:
+        encoder: Callable[[Any, int, Encode, Decode], Plain] = _encode_array
+    elif issubclass(kind, np.character):
+        encoder = _encode_characters
+    elif issubclass(kind, (np.number, np.bool_)) and not issubclass(kind, np.timedelta64):
+        encoder = functools.partial(_encode_number, _encode_dtype(value.dtype, encode, decode))
+    elif issubclass(kind, np.generic):
+        encoder = _encode_scalar
+    else:
+        raise EncodingError(f"a {kind.__module__}.{kind.__qualname__} cannot be stored: {shown(value)}")
+    ENCODERS[kind] = encoder
+    return encoder(value, left, encode, decode)
+
+
+def _encode_array(
+    array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], left: int, encode: Encode, decode: Decode
+) -> Plain:
+    dtype = array.dtype
+    if dtype.char == "O":
+        items: list[Plain] = [encode(one, left - 3) for one in array.ravel().tolist()]
+        return {"~array": {"dtype": "O", "shape": list(array.shape), "items": items}}
+    told = _encode_dtype(dtype, encode, decode)
+    return {"~array": {"dtype": told, "shape": list(array.shape), "data": encode_bytes(array.tobytes())}}
+
+
+def _encode_characters(value: np.str_ | np.bytes_, left: int, encode: Encode, decode: Decode) -> Plain:
+    del decode
+    # As text, because numpy drops NULs at the end of its buffers.
+    return {"~scalar": {"dtype": value.dtype.char, "value": encode(value[:], left)}}
+
+
+def _encode_number(told: Plain, value: np.generic, left: int, encode: Encode, decode: Decode) -> Plain:
+    """A scalar of a class that has one dtype."""
+    del left, encode, decode
+    return {"~scalar": {"dtype": told, "data": encode_bytes(value.tobytes())}}
+
+
+def _encode_scalar(value: np.generic, left: int, encode: Encode, decode: Decode) -> Plain:
+    del left
+    return {"~scalar": {"dtype": _encode_dtype(value.dtype, encode, decode), "data": encode_bytes(value.tobytes())}}
 
 
 def _encode_dtype(dtype: np.dtype[np.generic], encode: Encode, decode: Decode) -> Plain:
     """A dtype of which all is told by its description, in words of numpy's own file format."""
-    import numpy as np
-
     try:
         if dtype.names is None:
             return _simple_dtype(dtype)
+        import numpy as np
+
         stored = encode(np.lib.format.dtype_to_descr(dtype), DEPTH)
         if not dtype.hasobject and _decode_dtype(stored, decode) == dtype:
             return stored
@@ -84,35 +114,40 @@ def _dtype_of(text: str) -> np.dtype[np.generic]:
 
 
 def _decode_dtype(stored: Plain, decode: Decode) -> np.dtype[np.generic]:
-    import numpy as np
-
     if isinstance(stored, str):
         return _dtype_of(stored)
+    import numpy as np
+
     return np.lib.format.descr_to_dtype(cast("list[tuple[str, str]]", decode(stored)))
 
 
 def decode_array(content: Plain, decode: Decode) -> object:
     """The inverse of `encode_numpy` for arrays."""
+    parts = cast("dict[str, Any]", content)
+    shape = tuple(parts["shape"])
+    if parts["dtype"] != "O":
+        flat = _frombuffer()(decode_bytes(parts["data"]), dtype=_decode_dtype(parts["dtype"], decode))
+        return flat.reshape(shape).copy()
     import numpy as np
 
-    parts = cast("dict[str, Plain]", content)
-    shape = tuple(cast("list[int]", parts["shape"]))
-    if parts["dtype"] == "O":
-        items = cast("list[Plain]", parts["items"])
-        array = np.empty(len(items), dtype=object)
-        for place, one in enumerate(items):
-            array[place] = decode(one)
-        return array.reshape(shape)
-    data = decode_bytes(parts["data"])
-    return np.frombuffer(data, dtype=_decode_dtype(parts["dtype"], decode)).reshape(shape).copy()
+    items = parts["items"]
+    array = np.empty(len(items), dtype=object)
+    for place, one in enumerate(items):
+        array[place] = decode(one)
+    return array.reshape(shape)
 
 
 def decode_scalar(content: Plain, decode: Decode) -> object:
     """The inverse of `encode_numpy` for scalars."""
-    import numpy as np
-
-    parts = cast("dict[str, Plain]", content)
+    parts = cast("dict[str, Any]", content)
     dtype = _decode_dtype(parts["dtype"], decode)
     if "value" in parts:
         return dtype.type(decode(parts["value"]))
-    return np.frombuffer(decode_bytes(parts["data"]), dtype=dtype)[0]
+    return _frombuffer()(decode_bytes(parts["data"]), dtype=dtype)[0]
+
+
+@functools.cache
+def _frombuffer() -> Any:
+    import numpy as np
+
+    return np.frombuffer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from moorage.codec.text import dumps
 from moorage.errors import EncodingError, shown
@@ -28,7 +28,7 @@ _FACTORIES: Mapping[str, Callable[[], object] | None] = {
 
 
 def _encode_tuple(value: object, left: int, encode: Encode) -> Plain:
-    return {"~tuple": [encode(one, left - 2) for one in cast("tuple[object, ...]", value)]}
+    return {"~tuple": encode(list(cast("tuple[object, ...]", value)), left - 1)}
 
 
 def _encode_set(value: object, left: int, encode: Encode) -> Plain:
@@ -115,15 +115,17 @@ def _decode_named(content: Plain, decode: Decode) -> object:
     return tuple.__new__(kind, items.values())
 
 
-def _each(content: Plain, decode: Decode) -> Iterable[object]:
-    return (decode(one) for one in cast("list[Plain]", content))
+def _each(content: Plain, decode: Decode) -> list[Any]:
+    if type(content) is not list:
+        raise TypeError(f"{type(content).__name__} is no list")
+    return cast("list[Any]", decode(content))
 
 
 DECODERS: dict[str, Callable[[Plain, Decode], object]] = {
     "~tuple": lambda content, decode: tuple(_each(content, decode)),
     "~set": lambda content, decode: set(_each(content, decode)),
     "~frozenset": lambda content, decode: frozenset(_each(content, decode)),
-    "~dict": lambda content, decode: {decode(key): decode(one) for key, one in cast("list[list[Plain]]", content)},
+    "~dict": lambda content, decode: dict(_each(content, decode)),
     "~ordered": lambda content, decode: collections.OrderedDict(_mapping(content, decode)),
     "~default": _decode_default,
     "~named": _decode_named,

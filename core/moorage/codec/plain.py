@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime
 import enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from moorage.codec import containers, scalars
-from moorage.codec.arrays import decode_array, decode_scalar, encode_numpy, is_numpy, python_scalar
+from moorage.codec import arrays, containers, scalars
 from moorage.codec.registry import BY_KIND, BY_TAG, PREFIX, Registered, Unregistered, named
 from moorage.codec.scalars import INT_LIMIT, encode_float, encode_int, encode_text
 from moorage.codec.text import DEPTH, dumps, is_clean, loads
@@ -37,74 +36,79 @@ def encode(value: object) -> Plain:
     return _encode(value, DEPTH)
 
 
-def _encode(value: object, left: int) -> Plain:
+# On the way of every value: types are told apart by `type`, which mypy does not follow, and a cast would be a call.
+
+
+def _encode(value: Any, left: int) -> Plain:
     """The plain form of a value, with at most ``left`` lists and dicts nested in each other."""
     kind = type(value)
     if kind is float:
-        number = cast("float", value)
-        return number if number - number == 0.0 else encode_float(number)
+        return value if value - value == 0.0 else encode_float(value)
     if kind is str:
-        return encode_text(cast("str", value))
+        return encode_text(value)
     if kind is int:
-        return encode_int(cast("int", value))
+        return encode_int(value)
     if value is None or kind is bool:
-        return cast("bool | None", value)
+        return value  # type: ignore[no-any-return]
     if left <= 0:
         raise EncodingError(
             f"a value is nested too deeply to be stored ({DEPTH} levels at most), or contains itself: "
             f"the innermost is a {kind.__qualname__}"
         )
     if kind is dict:
-        return _encode_dict(cast("dict[object, object]", value), left - 1)
+        return _encode_dict(value, left - 1)
     if kind is list:
-        return _encode_list(cast("list[object]", value), left - 1)
+        return _encode_list(value, left - 1)
     container = containers.CONTAINERS.get(kind)
     if container is not None:
         return container(value, left, _encode)
     scalar = scalars.ENCODERS.get(kind)
     if scalar is not None:
         return scalar(value)
+    array = arrays.ENCODERS.get(kind)
+    if array is not None:
+        return array(value, left, _encode, _decode)
     return _encode_other(value, kind, left)
 
 
-def _encode_list(values: list[object], left: int) -> Plain:
+def _encode_list(values: list[Any], left: int) -> Plain:
     kinds = set(map(type, values))
-    if len(kinds) == 1:
+    if len(kinds) == 1:  # the many numbers of a curve are looked at by C
         (kind,) = kinds
         if kind is float:
-            total = sum(cast("list[float]", values))
+            total = sum(values)
             if total - total == 0.0:  # one that is not finite would show
-                return cast("list[Plain]", values[:])
+                return values[:]
         elif kind is str:
-            if is_clean("".join(cast("list[str]", values))):
-                return cast("list[Plain]", values[:])
+            if is_clean("".join(values)):
+                return values[:]
         elif kind is int:
-            numbers = cast("list[int]", values)
-            if min(numbers) >= -INT_LIMIT and max(numbers) < INT_LIMIT:
-                return cast("list[Plain]", values[:])
+            if min(values) >= -INT_LIMIT and max(values) < INT_LIMIT:
+                return values[:]
         elif kind is bool:
-            return cast("list[Plain]", values[:])
+            return values[:]
     return [_encode(one, left) for one in values]
 
 
-def _encode_dict(values: dict[object, object], left: int) -> Plain:
+def _encode_dict(values: dict[Any, Any], left: int) -> Plain:
     encoded: dict[str, Plain] = {}
     for key, one in values.items():
         kind = type(one)
         if kind is float:
-            number = cast("float", one)
-            plain: Plain = number if number - number == 0.0 else encode_float(number)
+            if one - one != 0.0:
+                one = encode_float(one)
         elif kind is str:
-            text = cast("str", one)
-            plain = text if text.isascii() and "\0" not in text else encode_text(text)
-        elif kind is bool or one is None:
-            plain = cast("bool | None", one)
-        else:
-            plain = _encode(one, left)
+            if not one.isascii() or "\0" in one:
+                one = encode_text(one)
+        elif kind is int:
+            if not -INT_LIMIT <= one < INT_LIMIT:
+                one = encode_int(one)
+        elif kind is not bool and one is not None:
+            one = _encode(one, left)
         if type(key) is str and key.isascii() and key[:1] != TAG and "\0" not in key:
-            encoded[key] = plain
+            encoded[key] = one
         else:
-            encoded[_encode_key(key, left)] = plain
+            encoded[_encode_key(key, left)] = one
     if len(encoded) == len(values):
         return encoded
     # Keys that are equal once they are stored, and not before: several NaN.
@@ -126,8 +130,8 @@ def _encode_other(value: object, kind: type, left: int) -> Plain:
     if kind is Unregistered:
         kept = cast("Unregistered", value)
         return {PREFIX + kept.tag: _encode(kept.value, left - 1)}
-    if is_numpy(kind):
-        return encode_numpy(value, left, _encode, decode)
+    if arrays.is_numpy(kind):
+        return arrays.encode_numpy(value, left, _encode, _decode)
     if isinstance(value, enum.Enum):
         held = _held(value)
         if held is not value:
@@ -155,7 +159,7 @@ def simplify(value: object) -> object:
     """
     if isinstance(value, enum.Enum):
         return value if type(value) in BY_KIND else _held(value)
-    return python_scalar(value)
+    return arrays.python_scalar(value)
 
 
 def _remedy(value: object) -> str:
@@ -170,23 +174,25 @@ def decode(value: Plain) -> object:
     Raises:
         StorageDamaged: a tag that this release does not know, or whose content makes no sense.
     """
+    return _decode(value)
+
+
+def _decode(value: Any) -> object:
     kind = type(value)
     if kind is dict:
-        inner = cast("dict[str, Plain]", value)
-        if len(inner) == 1:
-            ((key, content),) = inner.items()
+        if len(value) == 1:
+            ((key, content),) = value.items()
             if key[:1] == TAG and not key.startswith(KEYS):
                 return _decode_tagged(key, content)
-        if TAG not in "".join(inner):
-            if _NESTED.isdisjoint(map(type, inner.values())):
-                return inner.copy()
-            return {key: decode(one) if type(one) in _NESTED else one for key, one in inner.items()}
-        return {key if key[:1] != TAG else _decode_key(key): decode(one) for key, one in inner.items()}
+        if TAG not in "".join(value):
+            if _NESTED.isdisjoint(map(type, value.values())):
+                return value.copy()
+            return {key: _decode(one) if type(one) in _NESTED else one for key, one in value.items()}
+        return {key if key[:1] != TAG else _decode_key(key): _decode(one) for key, one in value.items()}
     if kind is list:
-        values = cast("list[Plain]", value)
-        if _NESTED.isdisjoint(map(type, values)):
-            return values[:]
-        return [decode(one) if type(one) in _NESTED else one for one in values]
+        if _NESTED.isdisjoint(map(type, value)):
+            return value[:]
+        return [_decode(one) if type(one) in _NESTED else one for one in value]
     return value
 
 
@@ -217,13 +223,13 @@ def _decode_tagged(tag: str, content: Plain) -> object:
     if scalar is None and container is None:
         raise StorageDamaged(f"a stored value has the unknown tag {tag!r}; was it written by a newer Moorage?")
     try:
-        return scalar(content) if scalar is not None else container(content, decode)  # type: ignore[misc]
+        return scalar(content) if scalar is not None else container(content, _decode)  # type: ignore[misc]
     except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
         raise StorageDamaged(f"a stored value with the tag {tag!r} is damaged: {shown(content)}") from error
 
 
 _CONTAINERS: dict[str, Callable[[Plain, containers.Decode], object]] = {
     **containers.DECODERS,
-    "~array": decode_array,
-    "~scalar": decode_scalar,
+    "~array": arrays.decode_array,
+    "~scalar": arrays.decode_scalar,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 from typing import TypeAlias, cast
+
+import orjson
 
 from moorage.errors import StorageDamaged, shown
 
@@ -14,12 +16,19 @@ DEPTH = 90
 """How deeply lists and dicts of plain values may be nested; neither backends nor readers have trouble with it."""
 
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_parse = json.JSONDecoder().decode
 
 
 def dumps(value: Plain) -> str:
-    """Compact JSON text of a plain value; drivers that store text use it."""
+    """Compact JSON text of a plain value: the same text for the same value, in every process and release."""
     return _compact(value)
+
+
+def to_text(value: Plain) -> str:
+    """Compact JSON text of a plain value, several times as fast as `dumps`, to be stored and read again by `loads`.
+
+    Texts of two values are not to be compared: which form a float is written in (1e16, 1e+16) may change.
+    """
+    return orjson.dumps(value).decode()
 
 
 def loads(text: str) -> Plain:
@@ -29,8 +38,8 @@ def loads(text: str) -> Plain:
         StorageDamaged: the text is not JSON.
     """
     try:
-        return cast("Plain", _parse(text))
-    except (ValueError, RecursionError) as error:
+        return cast("Plain", orjson.loads(text))
+    except ValueError as error:
         raise StorageDamaged(f"a stored text is not JSON ({error}): {shown(text)}") from error
 
 
@@ -47,7 +56,7 @@ def is_clean(text: str) -> bool:
 
 def encode_bytes(data: bytes) -> str:
     """Bytes as text: base64."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_bytes(text: Plain) -> bytes:
@@ -56,4 +65,4 @@ def decode_bytes(text: Plain) -> bytes:
     Raises:
         ValueError: it is no base64; `TypeError`: it is no text.
     """
-    return base64.b64decode(cast("str", text), validate=True)
+    return binascii.a2b_base64(cast("str", text), strict_mode=True)
