@@ -353,6 +353,72 @@ def test_one_trial_is_reserved_by_name(storage: Storage) -> None:
     assert storage.get_trial(held).status == "completed"
 
 
+@pytest.mark.parametrize("without", [[], [Capability.TRANSACTIONS]])
+def test_what_was_evaluated_elsewhere_comes_with_its_measurements(without: list[Capability]) -> None:
+    storage = storage_over(FaultyDriver(without=without))
+    experiment = storage.create_experiment(name="e")
+    given = [
+        Trial(params={"x": place}, status="completed", results={"objective": place}, metadata={"from": "elsewhere"})
+        for place in range(3)
+    ]
+    curves = [[{"name": "loss", "step": step, "value": step / 2} for step in range(place)] for place in range(3)]
+    storage.register_trials(experiment, given[:2], measurements=curves[:2])
+    assert len(storage.register_trials(experiment, given, measurements=curves, duplicates="skip")) == 1
+    stored = storage.fetch_trials(experiment)
+    for place, one in enumerate(stored):
+        assert (one.status, one.metadata) == ("completed", {"from": "elsewhere"})
+        assert [figure.step for figure in storage.fetch_measurements(one)] == list(range(place))
+    storage.add_measurements(stored[2], [{"name": "loss", "step": 1, "value": 9}])
+    assert [figure.value for figure in storage.fetch_measurements(stored[2])] == [0, 0.5, 9]
+    with pytest.raises(InvalidArgument, match="lists of measurements"):
+        storage.register_trials(experiment, [{"y": 1}], measurements=[])
+    with pytest.raises(moorage.errors.InvalidType, match="a list for each trial"):
+        storage.register_trials(experiment, [{"y": 1}], measurements=[{"name": "loss", "value": 1}])
+    (figure, *_) = storage.fetch_measurements(stored[2])
+    copied = moorage.Measurement(name="loss", value=1, id=figure.id)
+    with pytest.raises(InvalidArgument, match="Nothing was registered"):
+        storage.register_trials(experiment, [{"y": 1}], measurements=[[copied]])
+    assert storage.count_trials(experiment)["completed"] == 3 == len(storage.fetch_trials(experiment))
+
+
+def test_who_registers_second_adds_no_measurements() -> None:
+    driver = FaultyDriver(without=[Capability.TRANSACTIONS])
+    storage, other = storage_over(driver), Storage(driver.inner)
+    experiment = storage.create_experiment(name="e")
+    figures = [[{"name": "loss", "value": 1}]]
+
+    look = storage._stored_already
+
+    def overtaken(*arguments: object) -> object:
+        seen = look(*arguments)
+        other.register_trials(experiment, [{"x": 1}])
+        return seen
+
+    storage._stored_already = overtaken
+    assert storage.register_trials(experiment, [{"x": 1}], measurements=figures, duplicates="skip") == []
+    assert len(storage.fetch_trials(experiment)) == 1
+    assert storage.fetch_measurements(experiment=experiment) == []
+
+
+def test_measurements_that_a_crash_left_out_are_added_by_the_same_call() -> None:
+    driver = FaultyDriver(without=[Capability.TRANSACTIONS])
+    storage = storage_over(driver)
+    experiment = storage.create_experiment(name="e")
+    figures = [[{"name": "loss", "step": step, "value": step} for step in range(3)]]
+
+    def die(verb: str, collection: str) -> None:
+        if verb == "insert" and collection == "trials":
+            driver.after = lambda verb, collection: None
+            raise KeyboardInterrupt
+
+    driver.after = die
+    with pytest.raises(KeyboardInterrupt):
+        storage.register_trials(experiment, [{"x": 1}], measurements=figures)
+    for _ in range(2):
+        assert storage.register_trials(experiment, [{"x": 1}], measurements=figures, duplicates="skip") == []
+        assert [one.step for one in storage.fetch_measurements(experiment=experiment)] == [0, 1, 2]
+
+
 # Limits and numbers, under concurrency
 
 

@@ -143,7 +143,7 @@ class WriteMeasurements(WriteAttempts, ReadMeasurements):
         attempt = token if token is not None else trial.token if isinstance(trial, Trial) else 0
         key = (experiment, identifier)
         documents = [
-            mapping.measurement_document(_measurement_given(one, key), experiment, identifier, attempt)
+            mapping.measurement_document(measurement_given(one, key), experiment, identifier, attempt)
             for one in measurements
         ]
         self._insert_measurements(key, self._fence(trial, token=token), documents)
@@ -173,7 +173,8 @@ class WriteMeasurements(WriteAttempts, ReadMeasurements):
         return held
 
 
-def _measurement_given(given: Measurement | Mapping[str, object], key: tuple[str, str]) -> Measurement:
+def measurement_given(given: Measurement | Mapping[str, object], key: tuple[str, str]) -> Measurement:
+    """The record of a measurement of this trial, told by the ids of its experiment and itself."""
     if isinstance(given, Measurement):
         if given.experiment not in (None, key[0]) or given.trial not in (None, key[1]):
             raise ConflictingArguments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -26,9 +27,10 @@ from moorage.filters import Comparison, equal
 from moorage.lock import process_name
 from moorage.protocol.asking import ExperimentOrId, parts
 from moorage.protocol.counters import Counters
+from moorage.protocol.measurements import MEASUREMENT_BATCH, measurement_given
 from moorage.protocol.transitions import Transitions
-from moorage.records import Experiment, Params, Trial, check_text, derive_trial_id, utcnow
-from moorage.schema import ATTEMPTS, TRIALS
+from moorage.records import Experiment, Measurement, Params, Trial, check_text, derive_trial_id, utcnow
+from moorage.schema import ATTEMPTS, MEASUREMENTS, TRIALS
 from moorage.space import param_types
 from moorage.statuses import ExperimentStatus, TrialStatus
 from moorage.waist import write_id
@@ -99,6 +101,7 @@ class Registration(Transitions, Counters):
         duplicates: Literal["raise", "skip"] = "raise",
         reserve: bool = False,
         worker: str | None = None,
+        measurements: Iterable[Iterable[Measurement | Mapping[str, object]]] | None = None,
     ) -> list[Trial]:
         """Register a batch of trials in one step; each stands or falls alone.
 
@@ -115,6 +118,9 @@ class Registration(Transitions, Counters):
                 registered, or ``"skip"`` them.
             reserve: whether this worker reserves them in the same step; nobody else sees them pending.
             worker: who reserves them; by default the host's name and the process id.
+            measurements: for each trial, in order, those that it has already (for what was evaluated elsewhere), stored
+                in the same step; where the backend has no transactions, after it: the same call again finishes what a
+                crash has left. Those of a trial that is refused are not stored.
 
         Returns:
             The trials that were registered, in order, as they were stored.
@@ -126,6 +132,8 @@ class Registration(Transitions, Counters):
             ExperimentNotFound: there is no such experiment.
             FailedUpdate: they shall be reserved, and the experiment hands out nothing any more; nothing was registered.
             InvalidType: something is neither a Trial nor a dict; nothing was registered.
+            InvalidArgument: there are not as many lists of measurements as trials, or a measurement belongs to another
+                trial already; nothing was registered.
         """
         if not isinstance(duplicates, str) or duplicates not in ("raise", "skip"):
             raise InvalidArgument(f"duplicates must be 'raise' or 'skip', not {shown(duplicates)}")
@@ -148,7 +156,9 @@ class Registration(Transitions, Counters):
         if reserve:
             for document in documents:
                 document.body.update(self._leases.stamp())
-        batch = _Batch(identifier, documents, write)
+        batch = _Batch(identifier, documents, write, *_measured(measurements, registered, identifier))
+        for place, figures in batch.figures.items():
+            documents[place].body |= {"measured": len(figures), "figures": batch.digests[place]}
         if self._waist.transactional:
             refused, beyond = self._insert_together(batch, reserve=reserve)
         else:
@@ -218,6 +228,7 @@ class Registration(Transitions, Counters):
             taken = self._waist.insert(TRIALS, [batch.documents[place] for place in chosen])
             if taken:
                 raise _Occupied({chosen[one.position] for one in taken})
+            self._insert_figures(batch, chosen)
             if reserve:
                 self._begin_attempts([batch.documents[place] for place in chosen], batch.write)
             return beyond
@@ -235,6 +246,7 @@ class Registration(Transitions, Counters):
         pending = [place for place in range(len(batch.documents)) if place not in refused]
         beyond = batch.beyond(pending, self._room(self._experiment(batch.experiment), reserve=reserve))
         pending = [place for place in pending if place not in beyond]
+        self._refuse_foreign(batch, pending)
         inserted: list[int] = []
         gaps: list[int] = []
         while pending:
@@ -252,6 +264,7 @@ class Registration(Transitions, Counters):
                 elif place not in taken:
                     inserted.append(place)
             pending = [place for place, key in taken.items() if key != ("id",)]
+        self._insert_figures(batch, [*inserted, *self._of_the_same_call(batch, refused)])
         self._close_gaps(batch, inserted, gaps)
         if self._incarnation(batch.experiment, required=False) != incarnation:
             self._take_back(batch, inserted)
@@ -325,6 +338,49 @@ class Registration(Transitions, Counters):
         for some in parts([batch.documents[place].id for place in positions]):
             among = Comparison("id", "in", tuple(some))
             self._waist.delete(TRIALS, (among, *equal(experiment=batch.experiment), *places))
+        self._delete_figures(batch, positions)
+
+    def _insert_figures(self, batch: _Batch, positions: Sequence[int]) -> None:
+        """Insert the measurements of these trials.
+
+        Raises:
+            InvalidArgument: one of them is another trial's.
+        """
+        figures = [one for place in positions for one in batch.figures.get(place, ())]
+        for start in range(0, len(figures), MEASUREMENT_BATCH):
+            some = figures[start : start + MEASUREMENT_BATCH]
+            if refused := self._waist.insert(MEASUREMENTS, some):
+                self._check_owners({some[one.position].id: some[one.position] for one in refused})
+
+    def _refuse_foreign(self, batch: _Batch, positions: Sequence[int]) -> None:
+        """The same check before anything is written, where there are no transactions."""
+        self._check_owners({one.id: one for place in positions for one in batch.figures.get(place, ())})
+
+    def _check_owners(self, figures: Mapping[str, Document]) -> None:
+        for some in parts(list(figures)):
+            for stored in self._waist.find(MEASUREMENTS, (Comparison("id", "in", tuple(some)),)):
+                ours = figures[stored.id].body
+                if (stored.body["experiment"], stored.body["trial"]) != (ours["experiment"], ours["trial"]):
+                    raise InvalidArgument(
+                        f"measurement {stored.id!r} was added to trial {stored.body['trial']!r} already; make another "
+                        f"Measurement for trial {ours['trial']!r}. Nothing was registered"
+                    )
+
+    def _of_the_same_call(self, batch: _Batch, refused: Iterable[int]) -> list[int]:
+        """The refused ones that a call with the same measurements registered: it may have died before it wrote them."""
+        places = {batch.documents[place].id: place for place in refused if place in batch.figures}
+        return [
+            places[one.id]
+            for some in parts(list(places))
+            for one in self._waist.find(TRIALS, (Comparison("id", "in", tuple(some)),))
+            if one.body.get("figures") == batch.documents[places[one.id]].body["figures"]
+        ]
+
+    def _delete_figures(self, batch: _Batch, positions: Iterable[int]) -> None:
+        """Delete the measurements of trials that are taken back."""
+        names = [one.id for place in positions for one in batch.figures.get(place, ())]
+        for some in parts(names):
+            self._waist.delete(MEASUREMENTS, (Comparison("id", "in", tuple(some)),))
 
     def _begin_attempts(self, documents: Sequence[Document], write: str) -> None:
         """Note that the executions of reserved trials begin."""
@@ -338,6 +394,10 @@ class _Batch:
     experiment: str
     documents: list[Document]
     write: str
+    figures: Mapping[int, Sequence[Document]]
+    """The measurements of those that have some, by their positions."""
+    digests: Mapping[int, str]
+    """What tells them from others."""
 
     def repeated(self) -> set[int]:
         """The positions of documents whose id an earlier one of the batch has."""
@@ -361,6 +421,43 @@ def why_not(experiment: Experiment) -> str:
 def hands_out(experiment: Experiment) -> bool:
     """Whether an experiment hands out trials: it has not ended, and nobody asked it to stop."""
     return experiment.stop_requested is None and experiment.status in HANDING_OUT
+
+
+def _measured(
+    measurements: Iterable[Iterable[Measurement | Mapping[str, object]]] | None,
+    trials: Sequence[Trial],
+    experiment: str,
+) -> tuple[dict[int, list[Document]], dict[int, str]]:
+    """The documents of the measurements that trials are registered with, and what tells them from others, by place."""
+    if measurements is None:
+        return {}, {}
+    if isinstance(measurements, (str, bytes, Mapping)) or not isinstance(measurements, Iterable):
+        raise InvalidType(f"measurements must be a list for each trial, not {type(measurements).__name__}")
+    lists = list(measurements)
+    if len(lists) != len(trials):
+        raise InvalidArgument(f"there are {len(lists)} lists of measurements for {len(trials)} trials")
+    figures: dict[int, list[Document]] = {}
+    digests: dict[int, str] = {}
+    for place, (trial, some) in enumerate(zip(trials, lists, strict=True)):
+        if isinstance(some, (str, bytes, Mapping, Measurement)) or not isinstance(some, Iterable):
+            raise InvalidType(f"measurements must be a list for each trial, not {type(some).__name__}")
+        given = list(some)
+        key = (experiment, trial.id)
+        records = [measurement_given(one, key) for one in given]
+        digests[place] = digest = _digest(mapping.trial_key(*key), records)
+        for position, (one, record) in enumerate(zip(given, records, strict=True)):
+            if not isinstance(one, Measurement):  # an id of its own place, so that a repeated call adds nothing
+                record = attrs.evolve(record, id=f"{digest}-{position}")
+            attempt = record.attempt or trial.token
+            document = mapping.measurement_document(record, *key, attempt, position)
+            figures.setdefault(place, []).append(document)
+    return figures, digests
+
+
+def _digest(key: str, measurements: Sequence[Measurement]) -> str:
+    """What tells these measurements of a trial from others."""
+    told = [key, *(repr((one.name, one.step, one.value)) for one in measurements)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
 def _trial_given(
