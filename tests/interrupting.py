@@ -1,32 +1,44 @@
-"""Ctrl-C at every line: what a primitive leaves behind wherever it is interrupted."""
+"""Ctrl-C at every line and after every call: what a primitive leaves behind wherever it is interrupted."""
 
 from __future__ import annotations
 
+import dis
+import functools
 import linecache
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Any
 
 
 def at_every_line(call: Callable[[], object], package: str) -> Iterator[int]:
-    """Call again and again, each time interrupted one line later within a package, until it comes to its end.
+    """Call again and again, each time interrupted one place later within a package, until it comes to its end.
 
-    Yields after each interruption, to look at what it has left.
+    The places are the beginnings of lines, and where Python lets signals in: when a call has come back.
+
+    Yields after each interruption, to look at what it has left; and first after a call that was not interrupted, for
+    what a first call keeps (a statement, say) would make the later ones shorter.
 
     Args:
         call: what is interrupted; it must be possible to call it again.
         package: the part of a path that names the files whose lines count.
     """
+    call()
+    yield 0
     position = 0
     while True:
         position += 1
         if not _interrupted(call, package, position):
             return
         yield position
+
+
+@functools.cache
+def _operations(code: CodeType) -> dict[int, str]:
+    return {one.offset: one.opname for one in dis.get_instructions(code)}
 
 
 def _is_seam(frame: FrameType) -> bool:
@@ -50,11 +62,17 @@ def _is_finalizing(frame: FrameType | None) -> bool:
 
 def _interrupted(call: Callable[[], object], package: str, position: int) -> bool:
     left = position
+    last: dict[FrameType, str] = {}
 
     def on_line(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
         del argument
-        if event == "line" and not _is_seam(frame):
+        frame.f_trace_opcodes = True
+        has_called = False
+        if event == "opcode":
+            has_called = last.get(frame) in ("CALL", "CALL_FUNCTION_EX", "CALL_KW")
+            last[frame] = _operations(frame.f_code)[frame.f_lasti]
+        if (event == "line" and not _is_seam(frame)) or has_called:
             left -= 1
             if left == 0:
                 sys.settrace(None)

@@ -261,7 +261,9 @@ def test_a_retry_begins_without_results(storage: Storage) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupt()
     assert storage.get_trial(trial).objective == -100
-    with storage.running(storage.reserve_trial(experiment)):
+    again = storage.reserve_trial(experiment)
+    assert (again.results, again.objective) == ({}, None)
+    with storage.running(again):
         pass
     assert storage.get_trial(trial).results == {}
     assert storage.best_trial(experiment) is None

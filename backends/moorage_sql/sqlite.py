@@ -237,13 +237,19 @@ class SQLiteLink(Link):
                     return self._execute(sql, arguments).rowcount
                 except _RAISED as error:
                     raise self._failed(error, writing=True) from error
+            done = ready = False
             try:
                 self.begin()
                 changed = self._execute(sql, arguments).rowcount
+                ready = True
                 self._execute("COMMIT")
+                done = True
             except BaseException as error:
-                self._leave(error)
-                raise
+                if not self._leave(error, ready=ready):
+                    raise
+            finally:
+                if not done:  # where leaving was interrupted; otherwise there is nothing to undo
+                    self.rollback()
             self._check_file()
             return changed
 
@@ -257,13 +263,19 @@ class SQLiteLink(Link):
                     return self._execute(sql, arguments).fetchall()
                 except _RAISED as error:
                     raise self._failed(error, writing=True) from error
+            done = ready = False
             try:
                 self.begin()
                 rows: list[Row] = self._execute(sql, arguments).fetchall()
+                ready = True
                 self._execute("COMMIT")
+                done = True
             except BaseException as error:
-                self._leave(error)
-                raise
+                if not self._leave(error, ready=ready):
+                    raise
+            finally:
+                if not done:  # where leaving was interrupted; otherwise there is nothing to undo
+                    self.rollback()
             self._check_file()
             return rows
 
@@ -334,8 +346,8 @@ class SQLiteLink(Link):
         try:
             self._execute("COMMIT")
         except BaseException as error:
-            self._leave(error)
-            raise
+            if not self._leave(error, ready=True):
+                raise
         self._check_file()
 
     def rollback(self) -> None:
@@ -350,30 +362,31 @@ class SQLiteLink(Link):
             with contextlib.suppress(sqlite3.Error):
                 self.pause()
 
-    def _leave(self, error: BaseException) -> None:
+    def _leave(self, error: BaseException, *, ready: bool) -> bool:
         """Undo a transaction that failed; raises the translation of what the database said.
 
         Whatever interrupts this, nothing is held afterwards: neither the transaction nor the gate.
+
+        Args:
+            error: what was raised.
+            ready: whether only the commit was missing.
+
+        Returns:
+            Whether it was committed after all: without WAL readers keep a commit waiting.
         """
         try:
-            self._undo_or_commit(error)
+            return self._commit_or_undo(error, ready=ready)
         finally:
-            if self._connection is not None and self._connection.in_transaction:
-                self.rollback()
-            self._leave_gate()
+            self.rollback()
 
-    def _undo_or_commit(self, error: BaseException) -> None:
-        if _is_busy(error) and self._connection is not None and self._connection.in_transaction:
-            # Without WAL readers keep a commit waiting.
-            try:
-                self._patiently(lambda: self._execute("COMMIT"))
-            except StorageError:
-                self.rollback()
-                raise
-            return
+    def _commit_or_undo(self, error: BaseException, *, ready: bool) -> bool:
+        if ready and _is_busy(error) and self._connection is not None and self._connection.in_transaction:
+            self._patiently(lambda: self._execute("COMMIT"))
+            return True
         self.rollback()
         if isinstance(error, _RAISED):
             raise self.translate(error, writing=True) from error
+        return False
 
     # Waiting
 
