@@ -469,8 +469,8 @@ class Experiment:
         tags: words to find it by.
         directions: the objectives and which way is better, as in ``{"loss": "minimize", "accuracy": "maximize"}``;
             empty for one objective that is minimized.
-        max_trials: how many trials may come to a good end: those that are completed, pruned, pending or reserved never
-            exceed it, so registration refuses more, and no more are handed out than that. None for no bound.
+        max_trials: how many completed trials are wanted: those that are completed, or pending or reserved and may still
+            be, never exceed it, so registration refuses more. Broken and pruned ones do not count. None for no bound.
         max_broken: after how many broken trials no more are handed out; None for no bound.
         max_attempts: how often a trial may be reserved without coming to an end by itself (its worker died, or was
             interrupted) before it counts as broken; None for no bound.

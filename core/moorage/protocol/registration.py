@@ -59,6 +59,9 @@ class _Sequence:
 
 places = _Sequence()
 
+LEADING_NOWHERE = (TrialStatus.BROKEN, TrialStatus.PRUNED)
+"""The statuses of trials that do not count for ``max_trials``: others take their places."""
+
 HANDING_OUT = (ExperimentStatus.CREATED.value, ExperimentStatus.RUNNING.value)
 """The statuses of an experiment that hands out trials."""
 
@@ -304,8 +307,8 @@ class Registration(Transitions, Counters):
         if experiment.max_trials is None:
             return None
         counts = self._waist.tally(TRIALS, equal(experiment=experiment.id), "status")
-        broken = counts.get(TrialStatus.BROKEN.value, 0)
-        return experiment.max_trials - (sum(counts.values()) - broken)
+        nowhere = sum(counts.get(status.value, 0) for status in LEADING_NOWHERE)
+        return experiment.max_trials - (sum(counts.values()) - nowhere)
 
     def _incarnation(self, experiment: str, *, required: bool = True) -> tuple[object, object] | None:
         """What tells an experiment from another one of the same id, created after it was deleted."""
@@ -410,7 +413,7 @@ class _Batch:
 
     def counts(self, place: int) -> bool:
         """Whether this one counts for ``max_trials``."""
-        return self.documents[place].body["status"] != TrialStatus.BROKEN.value
+        return self.documents[place].body["status"] not in LEADING_NOWHERE
 
 
 def why_not(experiment: Experiment) -> str:

@@ -80,7 +80,7 @@ class WriteReservations(ReadReservations, Transitions, Counters):
         Whoever reserves must give heartbeats (`running` does): without one for the experiment's ``heartbeat_timeout``,
         the trial counts as lost. When nothing is pending, lost trials are recovered first, and handed out again. An
         experiment that has ended, that was asked to stop, or whose ``max_broken`` is reached hands out nothing; nor one
-        of which ``max_trials`` are reserved, completed or pruned (more may wait: it was lowered, or a broken trial is
+        of which ``max_trials`` are completed or reserved (more may wait: it was lowered, or a broken or pruned trial is
         new again). These are counted in the step that reserves, so however many reserve at once, none gets one too
         many; a repair that sets the status to reserved is not refused.
 
@@ -172,10 +172,9 @@ class WriteReservations(ReadReservations, Transitions, Counters):
         return None if most is None or self._numbered(experiment) <= most else most
 
     def _handed_out(self, experiment: str) -> int:
-        """How many trials are reserved, or came to a good end."""
+        """How many trials are completed, or reserved and may still be."""
         counts = self._waist.tally(TRIALS, equal(experiment=experiment), "status")
-        waiting = (*PENDING, TrialStatus.BROKEN)
-        return sum(count for status, count in counts.items() if status not in waiting)
+        return counts.get(TrialStatus.COMPLETED.value, 0) + counts.get(TrialStatus.RESERVED.value, 0)
 
     def _unless_beyond(self, experiment: str, claimed: Document, limit: int) -> Document | None:
         """What was claimed without a transaction; None, and it is pending again, where it is one too many."""
