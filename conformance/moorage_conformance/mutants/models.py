@@ -228,25 +228,20 @@ class TrialsAreClaimedByTheirIds(Mutation):
 
 @mutant("STORAGE-1", base="memory")
 class CountsAreRememberedTooLong(Mutation):
-    """Counts by status are remembered until the next insertion, deletion or claim, whatever patches change."""
+    """Counts by status are remembered until the next trial comes or goes, whatever changes in between."""
 
     def __init__(self, inner: Driver) -> None:
         super().__init__(inner)
         self.counts: dict[str, dict[str | float | bool | None, int]] = {}
 
     def insert(self, collection: Collection, documents: Sequence[Document]) -> list[Refusal]:
-        self.counts.clear()
+        if collection == TRIALS:
+            self.counts.clear()
         return self.inner.insert(collection, documents)
 
     def delete(self, collection: Collection, where: Filter) -> int:
         self.counts.clear()
         return self.inner.delete(collection, where)
-
-    def claim(
-        self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
-    ) -> Document | None:
-        self.counts.clear()
-        return self.inner.claim(collection, where, changes, order)
 
     def tally(self, collection: Collection, where: Filter, field: str) -> dict[str | float | bool | None, int]:
         key = repr((collection.name, where, field))
