@@ -660,3 +660,14 @@ def test_the_last_value_of_a_step_is_that_of_the_last_attempt_and_writing(storag
         again, [{"name": "loss", "step": 1, "value": 2.0}, {"name": "loss", "step": 1, "value": 3.0}]
     )
     assert [one.value for one in storage.fetch_measurements(trial)] == [1.0, 2.0, 3.0]
+
+
+def test_the_last_value_wins_whoever_wrote_it_without_a_reservation(storage: Storage) -> None:
+    experiment, trial = started(storage)
+    storage.add_measurements(trial, [{"name": "loss", "step": 1, "value": 1.0}])
+    ended = storage.push_trial_results(trial, {"objective": 1.0}, status="completed")
+    storage.add_measurements(
+        ended.id, [{"name": "loss", "step": 1, "value": 2.0}], experiment_uid=experiment.id
+    )  # by its id alone
+    found = storage.fetch_measurements(ended)
+    assert [(one.value, one.attempt) for one in found] == [(1.0, trial.token), (2.0, trial.token)]

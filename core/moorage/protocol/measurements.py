@@ -140,22 +140,24 @@ class WriteMeasurements(WriteAttempts, ReadMeasurements):
             raise InvalidType(
                 f"measurements must be a list of Measurements or dicts, not {type(measurements).__name__}"
             )
-        attempt = token if token is not None else trial.token if isinstance(trial, Trial) else 0
         key = (experiment, identifier)
         documents = [
-            mapping.measurement_document(measurement_given(one, key), experiment, identifier, attempt)
-            for one in measurements
+            mapping.measurement_document(measurement_given(one, key), experiment, identifier, 0) for one in measurements
         ]
         self._insert_measurements(key, self._fence(trial, token=token), documents)
         return len(documents)
 
     def _insert_measurements(self, key: tuple[str, str], fence: Filter, documents: Sequence[Document]) -> Document:
-        """Insert measurements of a trial that admits them; the trial as it was then."""
+        """Insert measurements of a trial that admits them; the trial as it was then.
+
+        They belong to the attempt during which, or after which, the trial admits them, whatever the caller knows of it.
+        """
 
         def insert(some: Sequence[Document], write: str) -> tuple[Document, list[Document]]:
             held = self._hold(key, fence, len(some), write)
             first = cast("int", held.body["measured"]) - len(some)
             for offset, one in enumerate(some):
+                one.body["attempt"] = held.body["token"]
                 one.body["sequence"] = first + offset
             refused = (self._waist.get(MEASUREMENTS, one.id) for one in self._waist.insert(MEASUREMENTS, some))
             return held, [one for one in refused if one and (one.body["experiment"], one.body["trial"]) != key]
