@@ -129,8 +129,9 @@ class WriteReservations(ReadReservations, Transitions, Counters):
             if not self._waist.repeated and not self._hands_out(experiment, stored):
                 return None
             limit = self._limit_in_reach(experiment, stored)
-            if limit is not None and self._waist.transactional:
-                self._numbers(experiment, 0, locking)  # who reserves or registers waits here, and counts after us
+            if limit is not None:
+                if self._waist.transactional:
+                    self._numbers(experiment, 0, locking)  # who reserves or registers waits here, and counts after us
                 if not self._waist.repeated and self._handed_out(experiment) >= limit:
                     return None
             found = self._waist.claim(TRIALS, wanted, changes, IN_QUEUE, mark, write=write)
