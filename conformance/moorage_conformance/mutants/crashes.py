@@ -647,11 +647,15 @@ class HeartbeatsAreSaved(Mutation):
 class RecoversTwice(Mutation):
     """A trial is recovered by each who has seen that it is lost, also after another one has done so."""
 
+    def __init__(self, inner: Driver) -> None:
+        super().__init__(inner)
+        self.capabilities = inner.capabilities - {Capability.TRANSACTIONS}
+
     def claim(
         self, collection: Collection, where: Filter, changes: Changes, order: Sequence[Order] = ()
     ) -> Document | None:
         if collection.name == "trials" and changes.get("status") == "interrupted":
-            time.sleep(0.03)
+            time.sleep(0.1)
             where = tuple(one for one in where if one.field == "id")
         return self.inner.claim(collection, where, changes, order)
 
