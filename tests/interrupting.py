@@ -37,8 +37,25 @@ def at_every_line(call: Callable[[], object], package: str) -> Iterator[int]:
 
 
 @functools.cache
+def _is_after_call(code: CodeType, before: int | None, now: int) -> bool:
+    """Whether a call has just come back, and what is raised now goes to the handler of that call.
+
+    Python raises within the call; where another handler is in force behind it, a trace cannot stand in for that.
+    """
+    if before is None or _operations(code)[before] not in ("CALL", "CALL_FUNCTION_EX", "CALL_KW"):
+        return False
+    return _handler(code, before) == _handler(code, now)
+
+
+@functools.cache
 def _operations(code: CodeType) -> dict[int, str]:
     return {one.offset: one.opname for one in dis.get_instructions(code)}
+
+
+@functools.cache
+def _handler(code: CodeType, offset: int) -> int | None:
+    entries = dis.Bytecode(code).exception_entries
+    return next((one.target for one in entries if one.start <= offset < one.end), None)
 
 
 def _is_seam(frame: FrameType) -> bool:
@@ -62,7 +79,7 @@ def _is_finalizing(frame: FrameType | None) -> bool:
 
 def _interrupted(call: Callable[[], object], package: str, position: int) -> bool:
     left = position
-    last: dict[FrameType, str] = {}
+    last: dict[FrameType, int] = {}
 
     def on_line(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
@@ -70,8 +87,8 @@ def _interrupted(call: Callable[[], object], package: str, position: int) -> boo
         frame.f_trace_opcodes = True
         has_called = False
         if event == "opcode":
-            has_called = last.get(frame) in ("CALL", "CALL_FUNCTION_EX", "CALL_KW")
-            last[frame] = _operations(frame.f_code)[frame.f_lasti]
+            has_called = _is_after_call(frame.f_code, last.get(frame), frame.f_lasti)
+            last[frame] = frame.f_lasti
         if (event == "line" and not _is_seam(frame)) or has_called:
             left -= 1
             if left == 0:

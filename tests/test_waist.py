@@ -81,6 +81,12 @@ def run_one(storage: Storage) -> object:
     return trial
 
 
+def register_within_a_limit(storage: Storage) -> object:
+    """Nine trials are wanted, and five are there."""
+    storage.update_experiment("e", max_trials=9)
+    return storage.register_trials("e", [{"x": place} for place in range(9, 12)], reserve=True, worker="you")
+
+
 def recover(storage: Storage) -> object:
     storage.update_trial("t0", experiment_uid="e", heartbeat=None)
     return storage.recover_lost_trials("e")
@@ -102,6 +108,7 @@ VERBS: dict[str, Verb] = {
     "delete_benchmark": lambda storage: storage.delete_benchmark("b"),
     "register_trial": lambda storage: storage.register_trial("e", {"x": 9}),
     "register_trials": lambda storage: storage.register_trials("e", [{"x": place} for place in range(9, 12)]),
+    "register within a limit": lambda storage: register_within_a_limit(storage),
     "register and skip": lambda storage: storage.register_trials(
         "e", [Trial(id="t1", params={"x": 1}), {"x": 9}, {"x": 9}], duplicates="skip"
     ),

@@ -229,44 +229,26 @@ class SQLiteLink(Link):
 
     def write(self, sql: str, arguments: Sequence[Parameter], *, risky: bool = False) -> int:
         """See `Link.write`; SQLite undoes a statement that fails by itself."""
-        self._stand_aside()
-        with self.lock:
-            if self.depth:
-                self.check_transaction()
-                try:
-                    return self._execute(sql, arguments).rowcount
-                except _RAISED as error:
-                    raise self._failed(error, writing=True) from error
-            done = ready = False
-            try:
-                self.begin()
-                changed = self._execute(sql, arguments).rowcount
-                ready = True
-                self._execute("COMMIT")
-                done = True
-            except BaseException as error:
-                if not self._leave(error, ready=ready):
-                    raise
-            finally:
-                if not done:  # where leaving was interrupted; otherwise there is nothing to undo
-                    self.rollback()
-            self._check_file()
-            return changed
+        return self._write(sql, arguments, _count)
 
     def write_returning(self, sql: str, arguments: Sequence[Parameter], *, risky: bool = False) -> list[Row]:
         """See `Link.write_returning`."""
+        return self._write(sql, arguments, _rows)
+
+    def _write(self, sql: str, arguments: Sequence[Parameter], take: Callable[[sqlite3.Cursor], _T]) -> _T:
+        """Run a statement, in a transaction of its own where there is none, and take what it gives."""
         self._stand_aside()
         with self.lock:
             if self.depth:
                 self.check_transaction()
                 try:
-                    return self._execute(sql, arguments).fetchall()
+                    return take(self._execute(sql, arguments))
                 except _RAISED as error:
                     raise self._failed(error, writing=True) from error
             done = ready = False
             try:
                 self.begin()
-                rows: list[Row] = self._execute(sql, arguments).fetchall()
+                taken = take(self._execute(sql, arguments))
                 ready = True
                 self._execute("COMMIT")
                 done = True
@@ -277,7 +259,7 @@ class SQLiteLink(Link):
                 if not done:  # where leaving was interrupted; otherwise there is nothing to undo
                     self.rollback()
             self._check_file()
-            return rows
+            return taken
 
     def atomic(self) -> AbstractContextManager[None]:
         """See `Link.atomic`."""
@@ -806,6 +788,14 @@ def _may_be_storage(path: Path) -> bool:
             connection.close()
     naming = Naming()
     return not tables or not tables.isdisjoint((naming.schema, naming.former.schema))
+
+
+def _count(cursor: sqlite3.Cursor) -> int:
+    return cursor.rowcount
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[Row]:
+    return cursor.fetchall()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

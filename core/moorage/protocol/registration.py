@@ -159,7 +159,7 @@ class Registration(Transitions, Counters):
         if reserve:
             for document in documents:
                 document.body.update(self._leases.stamp())
-        batch = _Batch(identifier, documents, write, *_measured(measurements, registered, identifier))
+        batch = _Batch(identifier, documents, write, write_id(), *_measured(measurements, registered, identifier))
         for place, figures in batch.figures.items():
             documents[place].body |= {"measured": len(figures), "figures": batch.digests[place]}
         if self._waist.transactional:
@@ -216,7 +216,7 @@ class Registration(Transitions, Counters):
             beyond: set[int] = set()
             stored = self._experiment(batch.experiment)
             if stored.max_trials is not None:  # counted while nobody else can register
-                self._numbers(batch.experiment, 0, batch.write)
+                self._numbers(batch.experiment, 0, batch.locking)
                 refused.update(self._stored_already(batch))  # what is there already takes no room
                 chosen = [place for place in chosen if place not in refused]
                 beyond = batch.beyond(chosen, self._room(stored, reserve=reserve))
@@ -397,6 +397,9 @@ class _Batch:
     experiment: str
     documents: list[Document]
     write: str
+    locking: str
+    """The id of the change that only locks the counter: each change has one of its own, or a repetition takes the later
+    one for done."""
     figures: Mapping[int, Sequence[Document]]
     """The measurements of those that have some, by their positions."""
     digests: Mapping[int, str]
